@@ -1,0 +1,135 @@
+"""Saved steps in a checkpoint folder, by Orbax: asynchronous, sharded, each committed whole or not at all.
+
+A step holds `parameters` (always), and, where a training run wrote it, `optimiser` and `progress` (a JSON object).
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from alpaca_jax.support.errors import UserError, shorten
+
+_PARAMETERS, _OPTIMISER, _PROGRESS = "parameters", "optimiser", "progress"
+
+
+class Store:
+    """The steps of one checkpoint folder.
+
+    Args:
+      folder: where they lie.
+      keep: how many of the newest are kept; None keeps all.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, keep: int | None = None):
+        # Orbax tells every step of its work at levels up to warning; what matters to a user comes as an exception.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._folder = folder
+        try:
+            self._manager = ocp.CheckpointManager(
+                folder.absolute(),
+                options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
+            )
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def latest_step(self) -> int | None:
+        """The newest committed step, or None."""
+        return self._manager.latest_step()
+
+    def save(
+        self, step: int, parameters: Any, optimiser: Any = None, progress: dict[str, Any] | None = None
+    ) -> None:
+        """Starts saving a step; the arrays may be changed or donated as soon as this returns.
+
+        Raises:
+          UserError: this save, or the one before it, could not be written.
+        """
+        items: dict[str, Any] = {_PARAMETERS: ocp.args.StandardSave(parameters)}
+        if optimiser is not None:
+            items |= {_OPTIMISER: ocp.args.StandardSave(optimiser), _PROGRESS: ocp.args.JsonSave(progress or {})}
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._cannot_write(error) from error
+
+    def restore_parameters(self, abstract: Any, step: int | None = None) -> Any:
+        """The parameters of a step (the newest), straight into the shardings and types of `abstract`.
+
+        Args:
+          abstract: a tree of `jax.ShapeDtypeStruct` with shardings.
+          step: the step, or None for the newest.
+
+        Raises:
+          UserError: there is no step, or it cannot be read.
+        """
+        return self._restore(step, {_PARAMETERS: ocp.args.StandardRestore(abstract)})[_PARAMETERS]
+
+    def restore(self, step: int, parameters: Any, optimiser: Any) -> tuple[Any, Any, dict[str, Any]]:
+        """Parameters, optimiser and progress of a step, straight into the shardings of the abstract trees given.
+
+        Raises:
+          UserError: the step cannot be read, or holds no optimiser.
+        """
+        restored = self._restore(
+            step,
+            {
+                _PARAMETERS: ocp.args.StandardRestore(parameters),
+                _OPTIMISER: ocp.args.StandardRestore(optimiser),
+                _PROGRESS: ocp.args.JsonRestore(),
+            },
+        )
+        return restored[_PARAMETERS], restored[_OPTIMISER], restored[_PROGRESS]
+
+    def close(self) -> None:
+        """Waits until the last save is committed.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+            self._manager.close()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._cannot_write(error) from error
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, kind: Any, *unused: object) -> None:
+        if kind is None:
+            self.close()
+
+    def _restore(self, step: int | None, items: dict[str, Any]) -> Any:
+        step = self.latest_step() if step is None else step
+        if step is None:
+            raise UserError(
+                str(self._folder), expected="at least one saved step", found="none", remedy="train until one is saved"
+            )
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self._folder}/{step}",
+                expected="a whole checkpoint",
+                found=shorten(str(error), 200),
+                remedy="delete that step's folder, so that the one before it is used",
+            ) from error
+
+    def _cannot_write(self, error: Exception) -> UserError:
+        return UserError(
+            str(self._folder),
+            expected="to write a checkpoint there",
+            found=shorten(str(error), 200),
+            remedy="check the path, its permissions and the room on its disk",
+        )
+
+
+def abstract_parameters(shapes: Any, shardings: Any, dtype: Any) -> Any:
+    """`jax.ShapeDtypeStruct` of each parameter, with its sharding and the given type."""
+    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, dtype, sharding=place), shapes, shardings)

@@ -1,0 +1,130 @@
+"""`python -m alpaca_jax.generate`: a checkpoint answers a prompt, or a file of them."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from alpaca_jax.support.errors import UserError, shorten
+from alpaca_jax.support.files import read_json_lines, write_text_atomic
+from alpaca_jax.support.program import Flags, run_program
+
+_DESCRIPTION = """\
+A checkpoint answers.
+
+  python -m alpaca_jax.generate --checkpoint=DIR --instruction="Name the capital of Kenya."
+  python -m alpaca_jax.generate --checkpoint=DIR --prompt="The capital of Kenya is" --temperature=0
+  python -m alpaca_jax.generate --checkpoint=DIR --input=questions.jsonl --out=answers.jsonl
+"""
+
+# One prompt may be this long, in characters; a longer one is a mistake that would only fill the memory.
+_LONGEST_PROMPT = 1_000_000
+
+
+def main() -> None:
+    """Parses the flags, loads the checkpoint and prints or writes the answers."""
+    values = _flags().parse()
+    prompts, records = _read(values)
+    if values.out and not os.access(Path(values.out).absolute().parent, os.W_OK):
+        raise UserError(values.out, expected="a folder to write in", found="none", remedy="create it first")
+
+    from alpaca_jax.generation.sampling import Sampling
+
+    sampling = Sampling(values.temperature, values.top_p, values.max_new_tokens, values.seed)
+
+    from alpaca_jax.generation.load import load_generator
+    from alpaca_jax.support.progress import ProgressBar
+
+    generator = load_generator(values.checkpoint, values.dtype)
+    if not values.out:
+        print(generator.answer(prompts, sampling)[0])
+        return
+    with ProgressBar("answers", len(prompts)) as bar:
+        answers = generator.answer(prompts, sampling, bar.advance)
+    lines = (
+        json.dumps(record | {"output": answer}, ensure_ascii=False)
+        for record, answer in zip(records, answers, strict=True)
+    )
+    write_text_atomic(values.out, "".join(line + "\n" for line in lines))
+
+
+def _flags() -> Flags:
+    flags = Flags(prog="alpaca_jax.generate", description=_DESCRIPTION)
+    flags.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="what `convert import` wrote, or a work directory of `train`"
+    )
+    flags.add_argument("--instruction", metavar="TEXT", help="put into the prompt template")
+    flags.add_argument("--context", metavar="TEXT", default="", help="the instruction's input, if it has one")
+    flags.add_argument("--prompt", metavar="TEXT", help="taken as it is, and continued")
+    flags.add_argument(
+        "--input", metavar="FILE", help='JSON lines {"prompt": …} (as it is) or {"instruction": …, "input": …}'
+    )
+    flags.add_argument("--out", metavar="FILE", help="where the lines of --input go, with `output` added")
+    flags.add_argument("--temperature", type=float, default=0.7, metavar="T", help="0: greedy (default: %(default)s)")
+    flags.add_argument("--top_p", type=float, default=0.9, metavar="P", help="nucleus (default: %(default)s)")
+    flags.add_argument("--max_new_tokens", type=int, default=600, metavar="N", help="(default: %(default)s)")
+    flags.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws (default: %(default)s)")
+    flags.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="arithmetic (default: bfloat16, on a CPU float32)"
+    )
+    return flags
+
+
+def _read(values: argparse.Namespace) -> tuple[list[str], list[dict]]:
+    """The prompts, and the records that they come from."""
+    from alpaca_jax.data.prompt import render_prompt
+
+    given = [name for name in ("instruction", "prompt", "input") if getattr(values, name) is not None]
+    if len(given) != 1 or (given == ["input"]) != (values.out is not None):
+        raise UserError(
+            "flags",
+            expected="one of --instruction, --prompt, or --input together with --out",
+            found=", ".join(f"--{name}" for name in [*given, *(["out"] if values.out else [])]) or "none",
+            remedy="see `--help`",
+        )
+    if values.instruction is not None:
+        return _bounded([render_prompt(values.instruction, values.context)]), [{}]
+    if values.prompt is not None:
+        return _bounded([values.prompt]), [{}]
+    records, prompts = [], []
+    for number, record in read_json_lines(values.input):
+        prompt = _prompt_of(record, f"{values.input}, line {number}")
+        records.append(record)
+        prompts.append(prompt)
+    if not prompts:
+        raise UserError(values.input, expected="at least one line", found="none", remedy="check the file")
+    return _bounded(prompts), records
+
+
+def _prompt_of(record: object, place: str) -> str:
+    from alpaca_jax.data.prompt import render_prompt
+
+    if isinstance(record, dict):
+        fields = [record.get("prompt", ""), record.get("instruction", ""), record.get("input") or ""]
+        if all(isinstance(field, str) for field in fields):
+            if record.get("prompt"):
+                return record["prompt"]
+            if record.get("instruction"):
+                return render_prompt(record["instruction"], record.get("input") or "")
+    raise UserError(
+        place,
+        expected='{"prompt": TEXT} or {"instruction": TEXT, "input": TEXT}',
+        found=shorten(record),
+        remedy="correct that line",
+    )
+
+
+def _bounded(prompts: list[str]) -> list[str]:
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt or len(prompt) > _LONGEST_PROMPT:
+            raise UserError(
+                f"prompt {number}",
+                expected=f"1 to {_LONGEST_PROMPT:,} characters",
+                found=f"{len(prompt):,}",
+                remedy="shorten it" if prompt else "give it a text",
+            )
+    return prompts
+
+
+if __name__ == "__main__":
+    run_program(main)

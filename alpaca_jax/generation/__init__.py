@@ -1,0 +1,1 @@
+"""Answers: prompts in, text out, with a key-value cache."""

@@ -1,0 +1,170 @@
+"""The LLaMA (Touvron et al. 2023, https://arxiv.org/abs/2302.13971) as Flax NNX modules.
+
+Each parameter is declared once, with its shape, its logical axes and its scale. The layers are stacked along a first
+axis and scanned, so that a model of any depth compiles as one layer does. Arithmetic runs in the type of the parameters
+that are bound (the trainer binds a bfloat16 copy); norms, rotations and softmax run in float32.
+
+B batch, L sequence length, D hidden size, F intermediate size, H heads, K key-value heads, Q head dimension,
+V padded vocabulary, N layers, S cache slots.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from alpaca_jax.model.attention import cached_attention, packed_attention
+from alpaca_jax.model.cache import KVCache, write_slots
+from alpaca_jax.model.config import ModelConfig
+from alpaca_jax.model.rematerialisation import rematerialise
+from alpaca_jax.model.rope import apply_rope, rope_angles
+from alpaca_jax.parallel.sharding import constrain
+
+
+def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], fan_in: int) -> nnx.Param:
+    """A matrix with normal entries of variance 1 / fan_in, so that its outputs are about as large as its inputs."""
+    # `out_sharding` holds logical names here; the one table maps them (see `Definition.logical_axes`).
+    return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5, out_sharding=axes)
+
+
+class RMSNorm(nnx.Module):
+    """x / sqrt(mean(x²) + eps) × scale (Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467)."""
+
+    def __init__(self, size: int, eps: float):
+        self.scale = nnx.Param(jnp.ones(size), out_sharding=("norm",))
+        self.eps = eps
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """The normalised activations, in the type that came in."""
+        x = x_BLD.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        return x.astype(x_BLD.dtype) * self.scale[...]
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with rotary positions (Ainslie et al. 2023, https://arxiv.org/abs/2305.13245)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        D, H, K, Q = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        self.query = _weight(rngs, ("embed", "heads", "head_dim"), (D, H, Q), fan_in=D)
+        self.key = _weight(rngs, ("embed", "kv_heads", "head_dim"), (D, K, Q), fan_in=D)
+        self.value = _weight(rngs, ("embed", "kv_heads", "head_dim"), (D, K, Q), fan_in=D)
+        self.output = _weight(rngs, ("heads", "head_dim", "embed"), (H, Q, D), fan_in=H * Q)
+
+    def project(self, x_BLD: jax.Array, angles: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries [B, L, H, Q], keys and values [B, L, K, Q]; queries and keys turned to their positions."""
+        project = functools.partial(jnp.einsum, "BLD,DHQ->BLHQ", x_BLD)
+        q, k, v = (
+            constrain(project(weight[...]), "batch", "sequence", "activation_heads", "head_dim")
+            for weight in (self.query, self.key, self.value)
+        )
+        return apply_rope(q, angles), apply_rope(k, angles), v
+
+    def merge(self, heads_BLHQ: jax.Array) -> jax.Array:
+        """The heads' outputs, mixed back into the hidden size."""
+        return jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, self.output[...])
+
+
+class MLP(nnx.Module):
+    """SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        D, F = config.hidden_size, config.intermediate_size
+        self.gate = _weight(rngs, ("embed", "mlp"), (D, F), fan_in=D)
+        self.up = _weight(rngs, ("embed", "mlp"), (D, F), fan_in=D)
+        self.down = _weight(rngs, ("mlp", "embed"), (F, D), fan_in=F)
+
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """[B, L, D] to [B, L, D]."""
+        h_BLF = jax.nn.silu(x_BLD @ self.gate[...]) * (x_BLD @ self.up[...])
+        return constrain(h_BLF, "batch", "sequence", "activation_mlp") @ self.down[...]
+
+
+class Layer(nnx.Module):
+    """Attention and MLP, each after a norm and added to what came in."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.attention = Attention(config, rngs)
+        self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(config, rngs)
+
+    def __call__(self, x_BLD: jax.Array, angles: Any, segment_ids_BL: jax.Array) -> jax.Array:
+        """One layer over packed rows."""
+        q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
+        return self._finish(x_BLD, packed_attention(q, k, v, segment_ids_BL))
+
+    def extend(
+        self, x_BLD: jax.Array, angles: Any, positions_BL: jax.Array, cache: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """One layer over new tokens, which attend to this layer's cache, [B, S, K, Q] twice, and join it."""
+        q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
+        k_BSKQ = write_slots(cache[0], k, positions_BL)
+        v_BSKQ = write_slots(cache[1], v, positions_BL)
+        return self._finish(x_BLD, cached_attention(q, k_BSKQ, v_BSKQ, positions_BL)), (k_BSKQ, v_BSKQ)
+
+    def _finish(self, x_BLD: jax.Array, heads_BLHQ: jax.Array) -> jax.Array:
+        x_BLD = constrain(x_BLD + self.attention.merge(heads_BLHQ), "batch", "sequence", "activation_embed")
+        return constrain(x_BLD + self.mlp(self.mlp_norm(x_BLD)), "batch", "sequence", "activation_embed")
+
+
+class Llama(nnx.Module):
+    """Tokens to hidden states; `logits` gives the next token's scores."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, remat: str = "none"):
+        self.config, self.remat = config, remat
+        V, D = config.padded_vocab_size, config.hidden_size
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap(transform_metadata={nnx.PARTITION_NAME: "layers"})
+        def stack(rngs: nnx.Rngs) -> Layer:
+            return Layer(config, rngs)
+
+        self.embedding = _weight(rngs, ("vocab", "embed"), (V, D), fan_in=D)
+        self.layers = stack(rngs)
+        self.final_norm = RMSNorm(D, config.norm_eps)
+        if not config.tied_embeddings:
+            self.head = _weight(rngs, ("embed", "vocab"), (D, V), fan_in=D)
+
+    def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
+        """Hidden states [B, L, D] of packed rows; a segment never sees another."""
+        angles = rope_angles(positions_BL, self.config)
+        definition, stacked = nnx.split(self.layers)
+
+        def layer(x_BLD: jax.Array, state: Any) -> tuple[jax.Array, None]:
+            return nnx.merge(definition, state)(x_BLD, angles, segment_ids_BL), None
+
+        x_BLD, _ = jax.lax.scan(rematerialise(layer, self.remat), self._embed(tokens_BL), stacked)
+        return self.final_norm(x_BLD)
+
+    def extend(self, tokens_BL: jax.Array, positions_BL: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Hidden states [B, L, D] of new tokens after those in the cache, and the cache with them in it.
+
+        Row b's tokens go into the slots `positions_BL[b]`; padding after a row's last token is allowed, as nothing
+        attends to a slot beyond its own position before that slot is written again.
+        """
+        angles = rope_angles(positions_BL, self.config)
+        definition, stacked = nnx.split(self.layers)
+
+        def layer(x_BLD: jax.Array, scanned: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            state, cache = scanned
+            return nnx.merge(definition, state).extend(x_BLD, angles, positions_BL, cache)
+
+        x_BLD, new = jax.lax.scan(layer, self._embed(tokens_BL), (stacked, (cache.k_NBSKQ, cache.v_NBSKQ)))
+        return self.final_norm(x_BLD), KVCache(*new)
+
+    def logits(self, hidden_BLD: jax.Array) -> jax.Array:
+        """Scores of the next token, float32 [B, L, V]; -inf for the ids that only pad the vocabulary."""
+        config = self.config
+        if config.tied_embeddings:
+            scores = jnp.einsum("BLD,VD->BLV", hidden_BLD, self.embedding[...], preferred_element_type=jnp.float32)
+        else:
+            scores = jnp.einsum("BLD,DV->BLV", hidden_BLD, self.head[...], preferred_element_type=jnp.float32)
+        if config.padded_vocab_size != config.vocab_size:
+            scores = jnp.where(jnp.arange(config.padded_vocab_size) < config.vocab_size, scores, -jnp.inf)
+        return constrain(scores, "batch", "sequence", "activation_vocab")
+
+    def _embed(self, tokens_BL: jax.Array) -> jax.Array:
+        return constrain(self.embedding[...][tokens_BL], "batch", "sequence", "activation_embed")

@@ -1,0 +1,105 @@
+"""The one table from logical axis names to mesh axes, and what follows from it.
+
+A parameter names its axes where it is made (`("embed", "mlp")`); an activation names them where it is constrained.
+Nothing else in the code says where an array lies. A name that the table lacks is an error, and so is a table that
+would put two axes of one array on the same mesh axis: nothing is replicated because somebody forgot it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alpaca_jax.support.errors import UserError
+
+MeshAxes = str | tuple[str, ...] | None
+
+LOGICAL_TO_MESH: Mapping[str, MeshAxes] = {
+    # parameters
+    "layers": None,  # scanned over, one after the other
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "norm": None,  # a few thousand numbers: gathering them would cost more than keeping them
+    # activations
+    "batch": ("data", "fsdp"),
+    "sequence": None,
+    "activation_embed": None,
+    "activation_heads": "tensor",
+    "activation_mlp": "tensor",
+    "activation_vocab": "tensor",
+}
+
+
+def partition_spec(logical_axes: tuple[str, ...]) -> PartitionSpec:
+    """The mesh axes of an array whose axes have these logical names.
+
+    Raises:
+      KeyError: a name that the table lacks.
+      ValueError: two axes of the array on one mesh axis.
+    """
+    for name in logical_axes:
+        if name not in LOGICAL_TO_MESH:
+            raise KeyError(f"logical axis {name!r} is not in LOGICAL_TO_MESH (it has {', '.join(LOGICAL_TO_MESH)})")
+    spec = tuple(LOGICAL_TO_MESH[name] for name in logical_axes)
+    used = [axis for entry in spec if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
+    if len(used) != len(set(used)):
+        raise ValueError(f"the axes {logical_axes} would lie twice on one mesh axis: {spec}")
+    return PartitionSpec(*spec)
+
+
+def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
+    """A tree of `NamedSharding`, one for each parameter.
+
+    Args:
+      mesh: the devices.
+      logical_axes: a tree with a tuple of logical names at each parameter.
+      shapes: the same tree with an array or `jax.ShapeDtypeStruct` at each parameter.
+
+    Raises:
+      UserError: an axis of a parameter does not divide by the mesh axes that it is laid over.
+    """
+
+    def sharding(path: Any, shaped: Any, axes: tuple[str, ...]) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if len(axes) != len(shaped.shape):
+            raise ValueError(f"{name} has shape {shaped.shape} but names the axes {axes}")
+        spec = partition_spec(axes)
+        for axis, size, entry in zip(axes, shaped.shape, spec, strict=True):
+            over = (entry,) if isinstance(entry, str) else (entry or ())
+            parts = 1
+            for mesh_axis in over:
+                parts *= mesh.shape[mesh_axis]
+            if size % parts:
+                raise UserError(
+                    f"mesh axis {'×'.join(over)}",
+                    expected=f"a size that divides axis {axis!r} of {name}, {size}",
+                    found=f"size {parts}",
+                    remedy=f"set --config.mesh.{over[0]} to a divisor of {size}",
+                )
+        return NamedSharding(mesh, spec)
+
+    return jax.tree_util.tree_map_with_path(sharding, shapes, logical_axes)
+
+
+def constrain(array: jax.Array, *logical_axes: str) -> jax.Array:
+    """Tells the compiler where an activation lies; outside a mesh (`jax.set_mesh`) it does nothing."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return array
+    return jax.lax.with_sharding_constraint(array, partition_spec(logical_axes))
+
+
+def sharding_table(logical_axes: Any, shapes: Any) -> list[tuple[str, tuple[int, ...], tuple[str, ...], PartitionSpec]]:
+    """Rows (name, shape, logical axes, mesh axes) of every parameter, for people to read."""
+    rows: list[tuple[str, tuple[int, ...], tuple[str, ...], PartitionSpec]] = []
+
+    def add(path: Any, shaped: Any, axes: tuple[str, ...]) -> None:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        rows.append((name, shaped.shape, axes, partition_spec(axes)))
+
+    jax.tree_util.tree_map_with_path(add, shapes, logical_axes)
+    return rows

@@ -1,0 +1,23 @@
+"""The one kind of error a user causes and can mend."""
+
+
+class UserError(Exception):
+    """Something the user gave is not what was needed; shown as one line, without a stack trace.
+
+    Args:
+      subject: what is wrong: a flag, a file, a configuration key.
+      expected: what was needed.
+      found: what was there instead.
+      remedy: what to do about it, as an imperative.
+    """
+
+    def __init__(self, subject: str, *, expected: str, found: str, remedy: str):
+        self.subject, self.expected, self.found, self.remedy = subject, expected, found, remedy
+        line = f"{subject}: expected {expected}; found {found}. {remedy[:1].upper()}{remedy[1:]}."
+        super().__init__(" ".join(line.split()))
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """`repr` of a value from outside, cut to `limit` characters so that an error stays one line."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

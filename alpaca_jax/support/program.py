@@ -1,0 +1,67 @@
+"""How a program starts and ends: flags, one line for an error, JSON last on standard output."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from alpaca_jax.support.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class Flags(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and name the nearest valid flag."""
+
+    def __init__(self, **options: Any):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing the usage; `run_program` prints the line."""
+        raise UserError(
+            self.prog, expected="flags that --help describes", found=message, remedy=f"see `{self.prog} --help`"
+        )
+
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The flags' values.
+
+        Raises:
+          UserError: an unknown flag (with the nearest known one), a missing one, or a value of the wrong type.
+        """
+        values, unknown = self.parse_known_args(arguments)
+        if unknown:
+            refuse_unknown(unknown[0].split("=")[0], [f for a in self._actions for f in a.option_strings], self.prog)
+        return values
+
+
+def refuse_unknown(name: str, known: Sequence[str], subject: str) -> NoReturn:
+    """Raises a `UserError` for a name that is not among the known ones, with the nearest of them."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {nearest[0]!r}?" if nearest else f"valid are {', '.join(known)}"
+    raise UserError(subject, expected="a known name", found=repr(name), remedy=remedy.rstrip("?"))
+
+
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Runs a program to its exit code: 0, or 2 after one line on standard error for what the user can mend."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left; there is nobody to tell
+        code = 1
+    sys.exit(code)
+
+
+def print_json(value: object) -> None:
+    """Prints one JSON object as the last thing on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -1,0 +1,42 @@
+"""`python -m alpaca_jax.train`: fine-tunes a LLaMA; run again, it goes on where it stopped."""
+
+import sys
+from pathlib import Path
+
+from alpaca_jax.support.program import Flags, run_program
+from alpaca_jax.training.command_line import split_config_flags
+
+_DESCRIPTION = """\
+Fine-tunes a LLaMA on instructions; run again with the same --workdir, it goes on where it stopped.
+
+  python -m alpaca_jax.train --config=configs/tiny.py --workdir=runs/mine --config.data.path=DATA
+  python -m alpaca_jax.train --config=configs/tiny.py:cpu --workdir=runs/mine --config.train.steps=20
+
+The work directory holds metrics.jsonl (an object an update), tensorboard/, loss.png, checkpoints/ and run.json.
+Every key is described in alpaca_jax/training/config.py; a configuration holds what differs from there.
+"""
+
+
+def main() -> None:
+    """Parses the flags and trains."""
+    arguments, config_flags = split_config_flags(sys.argv[1:])
+    flags = Flags(prog="alpaca_jax.train", description=_DESCRIPTION)
+    flags.add_argument(
+        "--config", required=True, metavar="FILE[:TARGET]", help="a configuration, and the machine it is for"
+    )
+    flags.add_argument("--config.SECTION.KEY", metavar="VALUE", help="changes one value of the configuration")
+    flags.add_argument("--workdir", required=True, metavar="DIR", help="where everything goes")
+    values = flags.parse(arguments)
+
+    from alpaca_jax.training.command_line import read_config
+
+    config = read_config(values.config, config_flags)
+
+    from alpaca_jax.training.loop import train
+    from alpaca_jax.training.run import prepare_run
+
+    train(prepare_run(config, Path(values.workdir)))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,1 @@
+"""Fine-tuning: what one update does (`step.py`), and when things happen (`loop.py`)."""

@@ -1,0 +1,49 @@
+"""AdamW (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101) with the recipe's values, and its schedule."""
+
+import math
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from alpaca_jax.model.definition import Parameters
+
+
+def num_updates(config: ConfigDict, rows: int) -> int:
+    """Updates in the whole schedule: the epochs over `rows` packed rows, in batches of `config.train.batch_rows`."""
+    return max(1, math.ceil(config.train.epochs * rows / config.train.batch_rows))
+
+
+def learning_rate_schedule(config: ConfigDict, updates: int) -> optax.Schedule:
+    """Update number (from 0) to learning rate; linear warm-up, then cosine or linear to 0, or constant.
+
+    The warm-up takes ceil(warmup_fraction × updates), as transformers' trainer does.
+    """
+    peak = config.optimizer.learning_rate
+    warmup = math.ceil(config.optimizer.warmup_fraction * updates)
+    rest = max(1, updates - warmup)
+    after = {
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
+        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
+        "constant": lambda: optax.constant_schedule(peak),
+    }[config.optimizer.schedule]()
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(1, warmup)), after], [warmup])
+
+
+def make_optimiser(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Gradient clipping by global norm, then AdamW, without decay on norms."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.optimizer.clip_norm),
+        optax.adamw(
+            schedule,
+            b1=config.optimizer.b1,
+            b2=config.optimizer.b2,
+            eps=config.optimizer.eps,
+            weight_decay=config.optimizer.weight_decay,
+            mask=_is_matrix,
+        ),
+    )
+
+
+def _is_matrix(parameters: Parameters) -> Parameters:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "scale", parameters)

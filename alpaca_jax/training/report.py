@@ -1,0 +1,65 @@
+"""What a run says on the terminal before its first update and after its last."""
+
+import jax
+from rich.table import Table
+
+from alpaca_jax.parallel.sharding import sharding_table
+from alpaca_jax.support.progress import console
+from alpaca_jax.training.logs import Logs
+from alpaca_jax.training.run import Run
+
+
+def announce(run: Run, start: int) -> None:
+    """Prints the resolved configuration, where each parameter lies, and how large an update is."""
+    config, model = run.config, run.definition.config
+    console.print("[bold]configuration[/]")
+    for section, values in config.items():
+        settings = ", ".join(f"{key}={value!r}" for key, value in values.items() if key != "instructions")
+        console.print(f"  {section}: {settings}", markup=False)
+    table = Table("parameter", "shape", "axes", "over the mesh", box=None, title_justify="left", pad_edge=False)
+    for name, shape, axes, spec in sharding_table(run.definition.logical_axes, run.definition.shapes):
+        table.add_row(name, " × ".join(map(str, shape)), ", ".join(axes), ", ".join(str(axis or "·") for axis in spec))
+    console.print(table)
+    mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    counts = run.dataset.metadata["counts"]
+    examples = config.train.batch_rows * counts["kept"] / counts["rows"]
+    console.print(
+        f"{model.num_parameters / 1e6:,.1f} M parameters on {jax.device_count()} × {jax.devices()[0].device_kind} "
+        f"({mesh}); an update: {config.train.batch_rows} rows of {run.dataset.seq_len} ≈ {examples:.0f} examples; "
+        f"{run.scheduled_updates} updates in {config.train.epochs:g} epochs"
+    )
+    if start >= run.last_update:
+        console.print(f"[green]This run is done: {start} updates.[/] A new one needs another --workdir.")
+    elif start:
+        console.print(f"[green]Going on after update {start}[/], the newest that was saved.")
+
+
+def conclude(run: Run, logs: Logs, start: int) -> None:
+    """Prints the sample answers before and after, and where everything lies."""
+    samples, evaluations, metrics = logs.all_samples(), logs.all_evaluations(), logs.metrics()
+    if len(samples) > 1:
+        first, last = samples[0], samples[-1]
+        table = Table(title="Greedy answers", show_lines=True, expand=True)
+        for heading in ("instruction", f"after update {first['step']}", f"after update {last['step']}"):
+            table.add_column(heading, ratio=1, overflow="fold")
+        for instruction, answer in last["answers"].items():
+            table.add_row(instruction, _one_line(first["answers"].get(instruction, "")), _one_line(answer))
+        console.print(table, markup=False)
+    if len(evaluations) > 1:
+        first, last = evaluations[0], evaluations[-1]
+        console.print(
+            f"held-out loss: {first['eval_loss']:.4f} after update {first['step']}, "
+            f"{last['eval_loss']:.4f} after update {last['step']}"
+        )
+    if metrics:
+        console.print(f"training loss: {metrics[0]['loss']:.4f} at update 1, {metrics[-1]['loss']:.4f} at {metrics[-1]['step']}")
+    console.print(
+        f"in {run.workdir}: metrics.jsonl, loss.png, tensorboard/, run.json, checkpoints/"
+        + (", samples.jsonl" if samples else "")
+        + (", evaluations.jsonl" if evaluations else "")
+    )
+
+
+def _one_line(text: str, limit: int = 160) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,70 @@
+"""What a training run carries from update to update, and how it is made already sharded."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alpaca_jax.model.definition import Definition, Parameters
+from alpaca_jax.parallel.sharding import parameter_shardings
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Updates done so far (int32), float32 master weights, and the optimiser's own state (float32 moments)."""
+
+    step: jax.Array
+    parameters: Parameters
+    optimiser: Any
+
+
+def state_shardings(definition: Definition, optimiser: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """A `TrainState` of shardings: the moments lie where their parameters do, all else on every device.
+
+    Raises:
+      UserError: a parameter does not divide by the mesh.
+    """
+    parameters = parameter_shardings(mesh, definition.logical_axes, definition.shapes)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    moments = optax.tree.map_params(
+        optimiser,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimiser.init, definition.shapes),
+        parameters,
+        transform_non_params=lambda _: everywhere,
+    )
+    return TrainState(everywhere, parameters, moments)
+
+
+def abstract_state(definition: Definition, optimiser: optax.GradientTransformation, shardings: TrainState) -> TrainState:
+    """The state's shapes, types and shardings, nothing allocated: what a checkpoint is restored into."""
+    shapes = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32),
+        definition.shapes,
+        jax.eval_shape(optimiser.init, definition.shapes),
+    )
+    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings)
+
+
+def new_state(
+    definition: Definition, optimiser: optax.GradientTransformation, shardings: TrainState, seed: int
+) -> TrainState:
+    """A state from random numbers; no device ever holds more of it than its own part."""
+
+    def create() -> TrainState:
+        parameters = definition.initialise(seed)
+        return TrainState(jnp.zeros((), jnp.int32), parameters, optimiser.init(parameters))
+
+    return jax.jit(create, out_shardings=shardings)()
+
+
+def state_from(
+    parameters: Parameters, optimiser: optax.GradientTransformation, shardings: TrainState
+) -> TrainState:
+    """A state at update 0 around parameters that already lie where they belong."""
+    moments = jax.jit(optimiser.init, out_shardings=shardings.optimiser)(parameters)
+    return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), parameters, moments)

@@ -1,0 +1,40 @@
+"""Model FLOPs utilisation: the arithmetic a model needs, over what the chips could do in the time."""
+
+import jax
+
+from alpaca_jax.model.config import ModelConfig
+
+# Dense bfloat16 FLOP/s by the vendors' datasheets, by the name that JAX gives the device.
+_PEAK_FLOPS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+}
+
+
+def model_flops(config: ModelConfig, tokens: float, attended: float) -> float:
+    """FLOPs of an update, forward and backward, without recomputation.
+
+    6 a parameter and token (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361), and for attention, which is causal,
+    12 a layer, a query channel and a pair of tokens of which one sees the other: two products of 2 FLOPs forward, and
+    twice that backward.
+
+    Args:
+      config: the model's sizes.
+      tokens: tokens of the update, padding not counted.
+      attended: pairs of a token and one that it sees, itself included.
+    """
+    attention = 12 * config.num_layers * config.num_heads * config.head_dim * attended
+    return 6 * config.num_parameters * tokens + attention
+
+
+def peak_flops() -> float | None:
+    """What all devices of this run can do together, in FLOP/s; None where the chip is not in the table, as a CPU."""
+    peak = _PEAK_FLOPS.get(jax.devices()[0].device_kind)
+    return None if peak is None else peak * jax.device_count()

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml anew into the two lock files beside this script (needs `uv`; users need only pip).
+# One file serves Python 3.11 and 3.12: where the newest release needs 3.12, the file holds both, behind markers.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+lock() {
+  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+    --no-emit-index-url --no-emit-find-links "${@:2}" pyproject.toml tools/lock/build.in --output-file "tools/lock/$1.txt"
+}
+lock run
+lock test --constraint tools/lock/run.txt --extra test
