@@ -119,8 +119,16 @@ class GGUFFile:
     def _open(self) -> Any:
         from gguf import GGUFReader
 
+        class Reader(GGUFReader):
+            def _get(self, offset: int, dtype: Any, count: int = 1, *rest: Any, **options: Any) -> np.ndarray:
+                # Otherwise a damaged length of an array is read on to, far behind the file's end.
+                numbers = super()._get(offset, dtype, count, *rest, **options)
+                if len(numbers) < count:
+                    raise ValueError("it ends too early")
+                return numbers
+
         try:
-            reader = GGUFReader(self.path)
+            reader = Reader(self.path)
         except Exception as error:  # on a damaged file the library fails in whatever way its parsing happens to
             raise UserError(
                 str(self.path),

@@ -12,7 +12,9 @@ _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 
 # What `tokenizer.ggml.pre` says of how text is cut before merging, as Hugging Face's pre-tokenizers.
 _PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
-    # Each digit apart, then GPT-2's pattern: what llama.cpp does for this name, and what SmolLM2's tokenizer.json says.
+    # Each digit apart, then GPT-2's pattern, as llama.cpp does for this name and as the vocabulary was made: it has no
+    # token of a digit with anything else. (transformers, reading a GGUF, leaves the digits joined; its ids differ where
+    # several spaces stand before a digit.)
     "smollm": [
         {"type": "Digits", "individual_digits": True},
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
@@ -60,13 +62,16 @@ def write_tokenizer(metadata: Metadata, source: str, folder: Path) -> None:
     special = {name: _special_token(get(f"{key}_token_id"), tokens) for name, key in _SPECIAL_TOKENS.items()}
     if special["eos_token"] is None:
         raise refuse("eos_token_id", f"an id below {len(tokens)}, of a token that is not empty")
+    adds_bos = bool(get("add_bos_token"))
+    if adds_bos and special["bos_token"] in (None, special["eos_token"]):
+        raise refuse("bos_token_id", f"a token of its own, other than {special['eos_token']!r} that ends a text")
     try:
         tokenizer = _build(tokens, get("token_type"), get("merges"), _PRE_TOKENIZERS[get("pre")])
     except Exception as error:  # the library raises this bare class for everything that does not fit together
         raise refuse("merges", f"merges of the vocabulary's tokens ({error})") from error
     with explain_os_errors(folder):
         tokenizer.save(str(folder / "tokenizer.json"))
-    config = _config(special, bool(get("add_bos_token")), metadata("tokenizer.chat_template"))
+    config = _config(special, adds_bos, metadata("tokenizer.chat_template"))
     write_json_atomic(folder / "tokenizer_config.json", config)
 
 
@@ -80,7 +85,7 @@ def _special_token(id: Any, tokens: list[str]) -> str | None:
 def _config(special: dict[str, str | None], adds_bos: bool, chat_template: Any) -> dict[str, Any]:
     """The content of tokenizer_config.json."""
     config: dict[str, Any] = {key: token for key, token in special.items() if token is not None}
-    if not adds_bos and special["bos_token"] == special["eos_token"]:
+    if special["bos_token"] == special["eos_token"]:
         del config["bos_token"]  # never put before a text, it is a beginning in name alone
     if isinstance(chat_template, str):
         config["chat_template"] = chat_template

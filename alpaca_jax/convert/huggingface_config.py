@@ -77,7 +77,8 @@ def _refuse_what_is_not_computed(config: dict[str, Any], subject: str) -> None:
             continue
         value = config.get(key)
         if value not in neutral:
-            raise _refuse(subject, key, " or ".join(map(repr, neutral)), shorten(value))
+            expected = " or ".join("none" if plain is None else repr(plain) for plain in neutral)
+            raise _refuse(subject, key, expected, shorten(value))
     architectures = config.get("architectures") or [_ARCHITECTURES[0]]
     if not isinstance(architectures, list) or len(architectures) != 1 or architectures[0] not in _ARCHITECTURES:
         raise _refuse(subject, "architectures", f"[{_ARCHITECTURES[0]!r}]", shorten(architectures))

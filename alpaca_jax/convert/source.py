@@ -70,6 +70,8 @@ def open_source(path: str | Path) -> Source:
     """
     path = Path(path)
     with explain_os_errors(path):
+        if not path.exists():
+            raise _not_a_source(path, "nothing there", "check the path")
         if path.is_dir():
             return _open_folder(path)
         with open(path, "rb") as file:

@@ -17,8 +17,8 @@ from alpaca_jax.data.tokenizer import Tokenizer
 class Example:
     """One example: prompt, response and eos as ids, joined; trained on the response and its eos.
 
-    "Who painted Guernica?" and its answer "Pablo Picasso", with a tokenizer that numbers whole words from 10 (the middle
-    of the prompt is left out):
+    "Who painted Guernica?" and its answer "Pablo Picasso", with a tokenizer that numbers whole words from 10 (the
+    middle of the prompt is left out):
 
         piece      <s>  Below  is  an  …  #  Response  :  Pablo  Picasso  </s>
         tokens       1     10  11  12  … 26        33 28     34       35     2

@@ -36,7 +36,7 @@ class PackedDataset:
 
     folder: Path
     seq_len: int
-    metadata: dict[str, Any]
+    metadata: dict[str, Any] = dataclasses.field(repr=False)
     _builder: Any = dataclasses.field(repr=False)
 
     @property

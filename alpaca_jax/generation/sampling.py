@@ -7,6 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32, Key
 
 from alpaca_jax.support.errors import UserError
 
@@ -43,11 +44,13 @@ class Sampling:
                 raise UserError(f"--{name}", expected=expected, found=str(getattr(self, name)), remedy="correct it")
 
 
-def sample(logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_p: float) -> jax.Array:
-    """The next token of each row, int32 [B].
+def sample(
+    logits_BV: Float32[Array, "B V"], keys_B: Key[Array, "B"], temperature: float, top_p: float
+) -> Int32[Array, "B"]:
+    """The next token of each row.
 
     Args:
-      logits_BV: float32 scores.
+      logits_BV: scores.
       keys_B: one random key a row.
       temperature: as in `Sampling`; a static number.
       top_p: as in `Sampling`; a static number.
@@ -60,7 +63,7 @@ def sample(logits_BV: jax.Array, keys_B: jax.Array, temperature: float, top_p: f
     return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
 
-def _in_nucleus(logits_BV: jax.Array, top_p: float) -> jax.Array:
+def _in_nucleus(logits_BV: Array, top_p: float) -> Array:
     order_BV = jnp.argsort(-logits_BV, axis=-1)
     sorted_BV = jax.nn.softmax(jnp.take_along_axis(logits_BV, order_BV, axis=-1), axis=-1)
     # A token stays if those likelier than it hold less than top_p together; so the likeliest always stays.

@@ -5,15 +5,18 @@ B batch, L queries, S keys, H heads, K key-value heads, Q head dimension.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 
 def packed_attention(
-    q_BLHQ: jax.Array, k_BLKQ: jax.Array, v_BLKQ: jax.Array, segment_ids_BL: jax.Array
-) -> jax.Array:
+    q_BLHQ: Float[Array, "B L H Q"],
+    k_BLKQ: Float[Array, "B L K Q"],
+    v_BLKQ: Float[Array, "B L K Q"],
+    segment_ids_BL: Int[Array, "B L"],
+) -> Float[Array, "B L H Q"]:
     """Causal attention in which a token sees only its own segment: packed examples never meet.
 
-    Returns:
-      [B, L, H, Q], in the type of the queries; softmax in float32.
+    The softmax runs in float32; the result has the type of the queries.
     """
     length = segment_ids_BL.shape[1]
     causal_LL = jnp.tril(jnp.ones((length, length), bool))
@@ -23,8 +26,11 @@ def packed_attention(
 
 
 def cached_attention(
-    q_BLHQ: jax.Array, k_BSKQ: jax.Array, v_BSKQ: jax.Array, positions_BL: jax.Array
-) -> jax.Array:
+    q_BLHQ: Float[Array, "B L H Q"],
+    k_BSKQ: Float[Array, "B S K Q"],
+    v_BSKQ: Float[Array, "B S K Q"],
+    positions_BL: Int[Array, "B L"],
+) -> Float[Array, "B L H Q"]:
     """Attention of queries at `positions_BL` to the cache's slots up to their own position, that one included.
 
     Slots beyond a query's position may hold anything: what is left of padding, or of an earlier request.

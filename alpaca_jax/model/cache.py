@@ -7,6 +7,8 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
 
 from alpaca_jax.model.config import ModelConfig
 
@@ -16,17 +18,19 @@ from alpaca_jax.model.config import ModelConfig
 class KVCache:
     """Keys and values of all layers, [N, B, S, K, Q] each; slot s holds the token at position s."""
 
-    k_NBSKQ: jax.Array
-    v_NBSKQ: jax.Array
+    k_NBSKQ: Float[Array, "N B S K Q"]
+    v_NBSKQ: Float[Array, "N B S K Q"]
 
     @classmethod
-    def empty(cls, config: ModelConfig, batch: int, slots: int, dtype: jnp.dtype) -> "KVCache":
+    def empty(cls, config: ModelConfig, batch: int, slots: int, dtype: DTypeLike) -> "KVCache":
         """A cache for `batch` sequences of up to `slots` tokens."""
         shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
         return cls(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
 
-def write_slots(cache_BSKQ: jax.Array, new_BLKQ: jax.Array, positions_BL: jax.Array) -> jax.Array:
+def write_slots(
+    cache_BSKQ: Float[Array, "B S K Q"], new_BLKQ: Float[Array, "B L K Q"], positions_BL: Int[Array, "B L"]
+) -> Float[Array, "B S K Q"]:
     """One layer's cache with new keys (or values) put into the slots of their positions."""
     rows_B1 = jnp.arange(cache_BSKQ.shape[0])[:, None]
     return cache_BSKQ.at[rows_B1, positions_BL].set(new_BLKQ.astype(cache_BSKQ.dtype))

@@ -14,13 +14,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float, Float32, Int
 
 from alpaca_jax.model.attention import cached_attention, packed_attention
 from alpaca_jax.model.cache import KVCache, write_slots
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.rematerialisation import rematerialise
-from alpaca_jax.model.rope import apply_rope, rope_angles
+from alpaca_jax.model.rope import Angles, apply_rope, rope_angles
 from alpaca_jax.parallel.sharding import constrain
+
+LayerCache = tuple[Float[Array, "B S K Q"], Float[Array, "B S K Q"]]  # one layer's keys and values
 
 
 def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], fan_in: int) -> nnx.Param:
@@ -36,7 +39,7 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(size), out_sharding=("norm",))
         self.eps = eps
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """The normalised activations, in the type that came in."""
         x = x_BLD.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
@@ -53,8 +56,10 @@ class Attention(nnx.Module):
         self.value = _weight(rngs, ("embed", "kv_heads", "head_dim"), (D, K, Q), fan_in=D)
         self.output = _weight(rngs, ("heads", "head_dim", "embed"), (H, Q, D), fan_in=H * Q)
 
-    def project(self, x_BLD: jax.Array, angles: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Queries [B, L, H, Q], keys and values [B, L, K, Q]; queries and keys turned to their positions."""
+    def project(
+        self, x_BLD: Float[Array, "B L D"], angles: Angles
+    ) -> tuple[Float[Array, "B L H Q"], Float[Array, "B L K Q"], Float[Array, "B L K Q"]]:
+        """Queries, keys and values; queries and keys turned to their positions."""
         project = functools.partial(jnp.einsum, "BLD,DHQ->BLHQ", x_BLD)
         q, k, v = (
             constrain(project(weight[...]), "batch", "sequence", "activation_heads", "head_dim")
@@ -62,7 +67,7 @@ class Attention(nnx.Module):
         )
         return apply_rope(q, angles), apply_rope(k, angles), v
 
-    def merge(self, heads_BLHQ: jax.Array) -> jax.Array:
+    def merge(self, heads_BLHQ: Float[Array, "B L H Q"]) -> Float[Array, "B L D"]:
         """The heads' outputs, mixed back into the hidden size."""
         return jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, self.output[...])
 
@@ -76,8 +81,8 @@ class MLP(nnx.Module):
         self.up = _weight(rngs, ("embed", "mlp"), (D, F), fan_in=D)
         self.down = _weight(rngs, ("mlp", "embed"), (F, D), fan_in=F)
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
-        """[B, L, D] to [B, L, D]."""
+    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """Two products up, one gated by the other, and one down."""
         h_BLF = jax.nn.silu(x_BLD @ self.gate[...]) * (x_BLD @ self.up[...])
         return constrain(h_BLF, "batch", "sequence", "activation_mlp") @ self.down[...]
 
@@ -91,21 +96,23 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config, rngs)
 
-    def __call__(self, x_BLD: jax.Array, angles: Any, segment_ids_BL: jax.Array) -> jax.Array:
+    def __call__(
+        self, x_BLD: Float[Array, "B L D"], angles: Angles, segment_ids_BL: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
         """One layer over packed rows."""
         q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
         return self._finish(x_BLD, packed_attention(q, k, v, segment_ids_BL))
 
     def extend(
-        self, x_BLD: jax.Array, angles: Any, positions_BL: jax.Array, cache: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """One layer over new tokens, which attend to this layer's cache, [B, S, K, Q] twice, and join it."""
+        self, x_BLD: Float[Array, "B L D"], angles: Angles, positions_BL: Int[Array, "B L"], cache: LayerCache
+    ) -> tuple[Float[Array, "B L D"], LayerCache]:
+        """One layer over new tokens, which attend to this layer's cache and join it."""
         q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
         k_BSKQ = write_slots(cache[0], k, positions_BL)
         v_BSKQ = write_slots(cache[1], v, positions_BL)
         return self._finish(x_BLD, cached_attention(q, k_BSKQ, v_BSKQ, positions_BL)), (k_BSKQ, v_BSKQ)
 
-    def _finish(self, x_BLD: jax.Array, heads_BLHQ: jax.Array) -> jax.Array:
+    def _finish(self, x_BLD: Array, heads_BLHQ: Array) -> Array:
         x_BLD = constrain(x_BLD + self.attention.merge(heads_BLHQ), "batch", "sequence", "activation_embed")
         return constrain(x_BLD + self.mlp(self.mlp_norm(x_BLD)), "batch", "sequence", "activation_embed")
 
@@ -128,19 +135,23 @@ class Llama(nnx.Module):
         if not config.tied_embeddings:
             self.head = _weight(rngs, ("embed", "vocab"), (D, V), fan_in=D)
 
-    def __call__(self, tokens_BL: jax.Array, positions_BL: jax.Array, segment_ids_BL: jax.Array) -> jax.Array:
-        """Hidden states [B, L, D] of packed rows; a segment never sees another."""
+    def __call__(
+        self, tokens_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], segment_ids_BL: Int[Array, "B L"]
+    ) -> Float[Array, "B L D"]:
+        """Hidden states of packed rows; a segment never sees another."""
         angles = rope_angles(positions_BL, self.config)
         definition, stacked = nnx.split(self.layers)
 
-        def layer(x_BLD: jax.Array, state: Any) -> tuple[jax.Array, None]:
+        def layer(x_BLD: Array, state: Any) -> tuple[Array, None]:
             return nnx.merge(definition, state)(x_BLD, angles, segment_ids_BL), None
 
         x_BLD, _ = jax.lax.scan(rematerialise(layer, self.remat), self._embed(tokens_BL), stacked)
         return self.final_norm(x_BLD)
 
-    def extend(self, tokens_BL: jax.Array, positions_BL: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Hidden states [B, L, D] of new tokens after those in the cache, and the cache with them in it.
+    def extend(
+        self, tokens_BL: Int[Array, "B L"], positions_BL: Int[Array, "B L"], cache: KVCache
+    ) -> tuple[Float[Array, "B L D"], KVCache]:
+        """Hidden states of new tokens after those in the cache, and the cache with them in it.
 
         Row b's tokens go into the slots `positions_BL[b]`; padding after a row's last token is allowed, as nothing
         attends to a slot beyond its own position before that slot is written again.
@@ -148,15 +159,15 @@ class Llama(nnx.Module):
         angles = rope_angles(positions_BL, self.config)
         definition, stacked = nnx.split(self.layers)
 
-        def layer(x_BLD: jax.Array, scanned: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        def layer(x_BLD: Array, scanned: Any) -> tuple[Array, LayerCache]:
             state, cache = scanned
             return nnx.merge(definition, state).extend(x_BLD, angles, positions_BL, cache)
 
         x_BLD, new = jax.lax.scan(layer, self._embed(tokens_BL), (stacked, (cache.k_NBSKQ, cache.v_NBSKQ)))
         return self.final_norm(x_BLD), KVCache(*new)
 
-    def logits(self, hidden_BLD: jax.Array) -> jax.Array:
-        """Scores of the next token, float32 [B, L, V]; -inf for the ids that only pad the vocabulary."""
+    def logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float32[Array, "B L V"]:
+        """Scores of the next token; -inf for the ids that only pad the vocabulary."""
         config = self.config
         if config.tied_embeddings:
             scores = jnp.einsum("BLD,VD->BLV", hidden_BLD, self.embedding[...], preferred_element_type=jnp.float32)
@@ -166,5 +177,5 @@ class Llama(nnx.Module):
             scores = jnp.where(jnp.arange(config.padded_vocab_size) < config.vocab_size, scores, -jnp.inf)
         return constrain(scores, "batch", "sequence", "activation_vocab")
 
-    def _embed(self, tokens_BL: jax.Array) -> jax.Array:
+    def _embed(self, tokens_BL: Array) -> Array:
         return constrain(self.embedding[...][tokens_BL], "batch", "sequence", "activation_embed")

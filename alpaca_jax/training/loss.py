@@ -7,16 +7,19 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float32, Shaped
 
 from alpaca_jax.model.llama import Llama
 
 
-def summed_loss(model: Llama, batch: Mapping[str, jax.Array], chunk: int) -> tuple[jax.Array, jax.Array]:
-    """-Σ log p(target) over the trained targets, in nats, and their number; both float32.
+def summed_loss(
+    model: Llama, batch: Mapping[str, Shaped[Array, "B L"]], chunk: int
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    """-Σ log p(target) over the trained targets, in nats, and their number.
 
     Args:
       model: with its parameters bound.
-      batch: `tokens`, `targets`, `loss_mask`, `segment_ids`, `positions`, [B, L] each.
+      batch: `tokens`, `targets`, `loss_mask`, `segment_ids`, `positions`.
       chunk: positions of a row whose logits exist at once; memory for B × chunk × V numbers.
     """
     hidden_BLD = model(batch["tokens"], batch["positions"], batch["segment_ids"])
@@ -29,20 +32,20 @@ def summed_loss(model: Llama, batch: Mapping[str, jax.Array], chunk: int) -> tup
     chunks = -(-length // chunk)
     pad = chunks * chunk - length
 
-    def split(array_BL: jax.Array) -> jax.Array:
+    def split(array_BL: Array) -> Array:
         """[B, L, …] to [chunks, B, C, …], padded at the end with zeros, which no mask counts."""
         padded = jnp.pad(array_BL, [(0, 0), (0, pad)] + [(0, 0)] * (array_BL.ndim - 2))
         return jnp.moveaxis(padded.reshape(padded.shape[0], chunks, chunk, *padded.shape[2:]), 1, 0)
 
     @jax.checkpoint  # the backward pass makes each chunk's logits again, so that they never exist together
-    def add(total: jax.Array, part: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def add(total: Array, part: tuple[Array, Array, Array]) -> tuple[Array, None]:
         return total + _cross_entropy(model, *part), None
 
     total, _ = jax.lax.scan(add, jnp.zeros((), jnp.float32), (split(hidden_BLD), split(targets_BL), split(mask_BL)))
     return total, count
 
 
-def _cross_entropy(model: Llama, hidden_BCD: jax.Array, targets_BC: jax.Array, mask_BC: jax.Array) -> jax.Array:
+def _cross_entropy(model: Llama, hidden_BCD: Array, targets_BC: Array, mask_BC: Array) -> Array:
     logits_BCV = model.logits(hidden_BCD)
     chosen_BC = jnp.take_along_axis(logits_BCV, targets_BC[..., None], axis=-1)[..., 0]
     loss_BC = jax.nn.logsumexp(logits_BCV, axis=-1) - chosen_BC

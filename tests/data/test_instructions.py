@@ -95,10 +95,11 @@ def test_what_is_no_file(tmp_path):
             list(read_instructions(path))
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
 def test_a_file_without_permission(tmp_path):
     path = tmp_path / "data.json"
     path.write_text("[]")
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("this user may read everything")
     with pytest.raises(UserError, match="permission denied"):
         list(read_instructions(path))

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
@@ -60,7 +60,7 @@ def bpe_folder(tmp_path_factory):
     tokenizer.enable_truncation(16)
     tokenizer.enable_padding(length=16, pad_token="<|pad|>", pad_id=2)
     tokenizer.save(str(folder / "tokenizer.json"))
-    write_config(folder, bos_token="<|bos|>", eos_token={"content": "<|eos|>", "special": True})
+    write_config(folder, bos_token="<|bos|>", eos_token={"__type": "AddedToken", "content": "<|eos|>", "special": True})
     return folder
 
 
@@ -103,7 +103,8 @@ def test_sentencepiece_ids_are_those_of_transformers(tmp_path):
 
 
 @settings(deadline=None)
-@given(st.text())
+@given(st.text() | st.sampled_from(ODD + ANSWERS))
+@example("▁ sparkline: ▁▂▃ a▁b ▁")
 def test_sentencepiece_responses_come_back_exactly(text):
     tokenizer = load_tokenizer(TOKENIZER)
     ids = tokenizer.encode_response(text)
@@ -149,7 +150,7 @@ def test_byte_level_ids_are_those_of_transformers(bpe_folder):
 
 
 @settings(deadline=None)
-@given(st.text())
+@given(st.text() | st.sampled_from(ODD + ANSWERS))
 def test_byte_level_responses_come_back_exactly(bpe_folder, text):
     tokenizer = load_tokenizer(bpe_folder)
     ids = tokenizer.encode_response(text)
@@ -289,5 +290,5 @@ def test_a_damaged_model_is_refused(tmp_path):
 def test_where_there_is_none(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_tokenizer(tmp_path / "missing")
-    with pytest.raises(UserError, match="tokenizer.model or tokenizer.json; found neither"):
+    with pytest.raises(UserError, match="found neither"):
         load_tokenizer(tmp_path)

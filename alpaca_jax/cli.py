@@ -1,0 +1,33 @@
+"""The console script: `alpaca-jax NAME …` is `python -m alpaca_jax.NAME …`."""
+
+import runpy
+import sys
+
+from alpaca_jax.support.program import refuse_unknown, run_program
+
+# In the order in which a user meets them.
+PROGRAMS = {
+    "prepare": "instruction files to a packed dataset",
+    "show": "one packed row, token by token",
+    "convert": "weights in",
+    "train": "fine-tune, or go on with it",
+    "generate": "answers from a checkpoint",
+}
+
+
+def main() -> None:
+    """Runs the program that the first argument names, or lists them."""
+    run_program(_main)
+
+
+def _main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        print("usage: alpaca-jax NAME [--help] [flags]\n")
+        for program, purpose in PROGRAMS.items():
+            print(f"  {program:<10}{purpose}")
+        return
+    if name not in PROGRAMS:
+        refuse_unknown(name, list(PROGRAMS), "alpaca-jax")
+    del sys.argv[1]
+    runpy.run_module(f"alpaca_jax.{name}", run_name="__main__", alter_sys=True)

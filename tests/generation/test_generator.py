@@ -1,0 +1,131 @@
+"""Generation: what the cache makes is what the model says, whatever stands beside it in the batch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alpaca_jax.data.embedded import TOKENIZER
+from alpaca_jax.data.tokenizer import load_tokenizer
+from alpaca_jax.generation.generator import Generator
+from alpaca_jax.generation.sampling import Sampling, sample
+from alpaca_jax.model.config import ModelConfig
+from alpaca_jax.model.definition import define
+from alpaca_jax.parallel.mesh import make_mesh
+from alpaca_jax.support.errors import UserError
+
+MODEL = ModelConfig(
+    vocab_size=2048,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    max_position_embeddings=128,
+)
+PROMPTS = [[5, 9, 11], [700] * 40, [3], list(range(100, 117)), [2047, 12]]
+
+
+@pytest.fixture(scope="module")
+def definition():
+    return define(MODEL)
+
+
+@pytest.fixture(scope="module")
+def parameters(definition):
+    return definition.initialise(3)
+
+
+@pytest.fixture(scope="module")
+def generator(definition, parameters):
+    return Generator(definition, parameters, load_tokenizer(TOKENIZER))
+
+
+def by_whole_passes(definition, parameters, prompt: list[int], count: int) -> list[int]:
+    """Greedy continuation without a cache: the whole sequence again for each token."""
+    model, tokens = definition.bind(parameters), list(prompt)
+
+    @jax.jit
+    def next_token(tokens_L, last):
+        row = tokens_L[None]
+        hidden = model(row, jnp.arange(row.shape[1])[None], jnp.ones_like(row))
+        return jnp.argmax(model.logits(hidden)[0, last])
+
+    for _ in range(count):
+        padded = jnp.zeros(64, jnp.int32).at[: len(tokens)].set(jnp.array(tokens))
+        tokens.append(int(next_token(padded, len(tokens) - 1)))
+    return tokens[len(prompt) :]
+
+
+def test_greedy_equals_whole_passes_for_every_length_in_a_batch(definition, parameters, generator):
+    made = generator.continuations(PROMPTS, Sampling(temperature=0.0, max_new_tokens=12))
+    for prompt, tokens in zip(PROMPTS, made, strict=True):
+        assert tokens == by_whole_passes(definition, parameters, prompt, 12)[: len(tokens)]
+        assert len(tokens) == 12 or by_whole_passes(definition, parameters, prompt, 12)[len(tokens)] == 2
+
+
+def test_a_mesh_changes_nothing(definition, parameters, generator):
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    sampling = Sampling(temperature=0.0, max_new_tokens=8)
+    on_mesh = Generator(definition, parameters, load_tokenizer(TOKENIZER), mesh)
+    assert on_mesh.continuations(PROMPTS, sampling) == generator.continuations(PROMPTS, sampling)
+
+
+def test_draws_depend_on_the_seed_and_the_prompts_number_alone(generator):
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=10, seed=4)
+    together = generator.continuations(PROMPTS, sampling)
+    assert together == generator.continuations(PROMPTS, sampling)
+    for number, prompt in enumerate(PROMPTS):
+        assert generator.continuations([prompt], sampling, first_index=number) == [together[number]]
+    same_prompt = generator.continuations([[5, 9, 11]] * 3, sampling)
+    assert len({tuple(tokens) for tokens in same_prompt}) == 3
+    assert together != generator.continuations(PROMPTS, Sampling(1.0, 1.0, 10, seed=5))
+
+
+def test_it_ends_at_the_end_token(definition, parameters):
+    class Ends:
+        eos_id = by_whole_passes(definition, parameters, PROMPTS[0], 3)[-1]
+
+    expected = by_whole_passes(definition, parameters, PROMPTS[0], 3)
+    made = Generator(definition, parameters, Ends()).continuations(PROMPTS[:1], Sampling(0.0, 1.0, 40))
+    assert made == [expected[: expected.index(Ends.eos_id)]]
+
+
+def test_the_context_bounds_what_is_made(generator):
+    made = generator.continuations([[7] * 120], Sampling(0.0, 1.0, 600))
+    assert len(made[0]) <= 8
+
+
+@pytest.mark.parametrize("prompts", [[[]], [[1] * 128]])
+def test_prompts_that_cannot_be_answered_are_refused(generator, prompts):
+    with pytest.raises(UserError, match="prompt 1: expected 1 to 127 tokens"):
+        generator.continuations(prompts, Sampling())
+
+
+def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
+    logits = jnp.log(jnp.array([[0.5, 0.1, 0.25, 0.15]]))
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draw = lambda top_p: np.asarray(sample(jnp.repeat(logits, 4000, 0), keys, 1.0, top_p))  # noqa: E731
+    assert set(draw(0.4)) == {0}
+    assert set(draw(0.75)) == {0, 2}
+    assert set(draw(0.76)) == {0, 2, 3}
+    shares = np.bincount(draw(1.0), minlength=4) / 4000
+    np.testing.assert_allclose(shares, [0.5, 0.1, 0.25, 0.15], atol=0.03)
+
+
+def test_temperature_sharpens():
+    logits = jnp.log(jnp.array([[0.6, 0.4]]))
+    keys = jax.random.split(jax.random.key(1), 4000)
+    share = lambda t: float(np.mean(np.asarray(sample(jnp.repeat(logits, 4000, 0), keys, t, 1.0)) == 0))  # noqa: E731
+    assert share(0.0) == 1.0
+    assert share(0.5) == pytest.approx(0.36 / (0.36 + 0.16), abs=0.03)
+    assert share(2.0) == pytest.approx(0.6**0.5 / (0.6**0.5 + 0.4**0.5), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"max_new_tokens": 0}, {"seed": -1}]
+)
+def test_values_out_of_range_are_refused(bad):
+    with pytest.raises(UserError, match=f"--{next(iter(bad))}"):
+        Sampling(**bad)

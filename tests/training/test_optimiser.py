@@ -1,0 +1,51 @@
+"""The recipe's schedule, and decay that spares the norms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from alpaca_jax.model.definition import define
+from alpaca_jax.model.presets import PRESETS
+from alpaca_jax.training.config import default_config
+from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser, num_updates
+
+
+def test_the_published_run_has_its_updates_and_its_warm_up():
+    config = default_config()
+    config.train.batch_rows = 128
+    updates = num_updates(config, rows=52_002)
+    assert updates == 1_219  # 1,218 in the original, which leaves the last, smaller batch of an epoch out
+    schedule = learning_rate_schedule(config, 1_218)
+    assert float(schedule(0)) == 0.0
+    assert float(schedule(37)) == pytest.approx(2e-5)  # ceil(3% of 1,218) updates of warm-up
+    assert float(schedule(36)) < 2e-5
+    assert float(schedule(37 + (1_218 - 37) / 2)) == pytest.approx(1e-5)
+    assert float(schedule(1_218)) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "end"), [("linear", 0.0), ("constant", 2e-5)])
+def test_other_schedules_end_where_they_say(name: str, end: float):
+    config = default_config()
+    config.optimizer.schedule = name
+    schedule = learning_rate_schedule(config, 100)
+    assert float(schedule(3)) == pytest.approx(2e-5)
+    assert float(schedule(100)) == pytest.approx(end)
+
+
+def test_decay_and_clipping():
+    config = default_config()
+    config.optimizer.weight_decay = 0.1
+    optimiser = make_optimiser(config, optax.constant_schedule(1.0))
+    parameters = jax.tree.map(lambda s: jnp.ones(s.shape), define(PRESETS["tiny"]).shapes)
+    nothing = jax.tree.map(jnp.zeros_like, parameters)
+    updates, _ = optimiser.update(nothing, optimiser.init(parameters), parameters)
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        expected = 0.0 if path[-1].key == "scale" else -0.1
+        np.testing.assert_allclose(update, expected, rtol=1e-6)
+
+    gradient = jax.tree.map(lambda p: 3.0 * p, parameters)
+    _, state = optimiser.update(gradient, optimiser.init(parameters), parameters)
+    moment = optax.tree.get(state, "mu")
+    assert float(optax.tree.norm(moment)) == pytest.approx(0.1, rel=1e-4)  # (1 - b1) × a gradient clipped to norm 1
