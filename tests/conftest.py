@@ -1,4 +1,4 @@
-"""Every test runs on a mesh of eight virtual CPU devices, with the shapes and types of the model's functions checked."""
+"""Every test runs on eight virtual CPU devices, with the shapes and types of the model's functions checked."""
 
 import os
 

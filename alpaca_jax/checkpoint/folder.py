@@ -101,7 +101,10 @@ class CheckpointFolder:
         if not isinstance(value, dict) or value.get("format") != _FORMAT:
             found = repr(value.get("format") if isinstance(value, dict) else type(value).__name__)
             raise UserError(
-                str(source), expected=f"a checkpoint of format {_FORMAT}", found=found, remedy="convert or train it again"
+                str(source),
+                expected=f"a checkpoint of format {_FORMAT}",
+                found=found,
+                remedy="convert or train it again",
             )
         try:
             result = cls(

@@ -3,7 +3,11 @@
 A step holds `parameters` (always), and, where a training run wrote it, `optimiser` and `progress` (a JSON object).
 """
 
+import errno
+import functools
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +31,7 @@ class Store:
     """
 
     def __init__(self, folder: Path, keep: int | None = None):
-        # Orbax tells every step of its work at levels up to warning; what matters to a user comes as an exception.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        _silence_what_comes_as_an_exception_too()
         self._folder = folder
         try:
             self._manager = ocp.CheckpointManager(
@@ -42,9 +45,7 @@ class Store:
         """The newest committed step, or None."""
         return self._manager.latest_step()
 
-    def save(
-        self, step: int, parameters: Any, optimiser: Any = None, progress: dict[str, Any] | None = None
-    ) -> None:
+    def save(self, step: int, parameters: Any, optimiser: Any = None, progress: dict[str, Any] | None = None) -> None:
         """Starts saving a step; the arrays may be changed or donated as soon as this returns.
 
         Raises:
@@ -125,9 +126,31 @@ class Store:
         return UserError(
             str(self._folder),
             expected="to write a checkpoint there",
-            found=shorten(str(error), 200),
-            remedy="check the path, its permissions and the room on its disk",
+            found=_reason(error),
+            remedy="check the path, its permissions and the room on its disk, then run again",
         )
+
+
+def _reason(error: Exception) -> str:
+    """What the operating system said, out of the long story that TensorStore makes of it."""
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+    said = (os.strerror(number) for number in known if os.strerror(number) in str(error))
+    return next(said, shorten(str(error), 200)).lower()
+
+
+@functools.cache
+def _silence_what_comes_as_an_exception_too() -> None:
+    """Keeps the terminal free of Orbax's own account of its work and of its failures; those reach us as exceptions."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    show = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        # After a failed write TensorStore still calls back into Orbax's event loop, which is closed by then.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def abstract_parameters(shapes: Any, shardings: Any, dtype: Any) -> Any:

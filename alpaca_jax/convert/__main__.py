@@ -37,7 +37,9 @@ def _import(arguments: Sequence[str]) -> None:
     flags.add_argument(
         "--source", required=True, metavar="PATH", help="a Hugging Face folder with safetensors, or a .gguf file"
     )
-    flags.add_argument("--out", required=True, metavar="DIR", help="the checkpoint folder to make; must not hold anything yet")
+    flags.add_argument(
+        "--out", required=True, metavar="DIR", help="the checkpoint folder to make; it must not exist yet"
+    )
     values = flags.parse(arguments)
 
     from alpaca_jax.convert.importer import import_checkpoint

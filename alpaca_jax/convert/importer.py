@@ -1,5 +1,7 @@
 """Brings a foreign checkpoint in: everything is checked, then the folder is filled under another name and renamed."""
 
+import math
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ def import_checkpoint(source: str | Path, out: str | Path) -> CheckpointFolder:
         tokenizer = opened.tokenizer(Path(scratch))
         check_vocabulary(opened.model, tokenizer, str(opened.path))
         with new_folder(out) as unfinished:
+            _check_room(opened, unfinished)
             parameters = read_parameters(opened)
             _save(unfinished, parameters)
             provenance = _provenance(opened)
@@ -120,11 +123,29 @@ def _check_shape(source: Source, name: str, row: Correspondence) -> None:
         raise _refuse(source, name, f"shape {wanted}", f"{found}", "check that description and weights belong together")
 
 
+def _check_room(source: Source, folder: Path) -> None:
+    """Refuses a disk without room for the parameters before anything is read or written."""
+    sizes = (math.prod(info.shape) * info.dtype.itemsize for info in source.tensors.values())
+    needed, free = sum(sizes) / 2**20, shutil.disk_usage(folder).free / 2**20
+    if free < needed:
+        raise UserError(
+            str(folder.parent),
+            expected=f"room for {needed:,.0f} MiB on its disk",
+            found=f"{free:,.0f} MiB",
+            remedy="free some room or choose another place",
+        )
+
+
 def _save(folder: Path, parameters: dict[str, Any]) -> None:
     from alpaca_jax.checkpoint.store import Store
 
-    with Store(folder) as store:
+    store = Store(folder)
+    try:
         store.save(0, parameters)
+        store.close()
+    except KeyboardInterrupt:
+        store.close()  # Orbax's threads must end before the folder that they write to is removed
+        raise
 
 
 def _provenance(source: Source) -> dict[str, Any]:

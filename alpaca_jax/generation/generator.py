@@ -34,9 +34,7 @@ class Generator:
       mesh: what the weights lie on; None for one device.
     """
 
-    def __init__(
-        self, definition: Definition, parameters: Parameters, tokenizer: Tokenizer, mesh: Mesh | None = None
-    ):
+    def __init__(self, definition: Definition, parameters: Parameters, tokenizer: Tokenizer, mesh: Mesh | None = None):
         self._definition, self._parameters, self._tokenizer, self._mesh = definition, parameters, tokenizer, mesh
         static = ("temperature", "top_p")
         self._prefill = jax.jit(functools.partial(_prefill, definition), static_argnames=("slots", *static))
@@ -111,9 +109,7 @@ class Generator:
         choice = {"temperature": sampling.temperature, "top_p": sampling.top_p}
         keys_B = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(sampling.seed), i))(indices_B)
         slots = max(tokens_BP.shape[1], _bucket(int(lengths_B.max()) + new_tokens))
-        token_B, cache = self._prefill(
-            self._parameters, tokens_BP, lengths_B, keys_B, slots=slots, **choice
-        )
+        token_B, cache = self._prefill(self._parameters, tokens_BP, lengths_B, keys_B, slots=slots, **choice)
         made = [np.asarray(token_B)]
         ended_B = made[0] == self._tokenizer.eos_id
         while len(made) < new_tokens and not ended_B[:wanted].all():

@@ -31,9 +31,7 @@ class Definition:
     @property
     def logical_axes(self) -> Parameters:
         """The tuple of logical axis names of each parameter."""
-        axes = [
-            (path, variable.get_metadata()["out_sharding"]) for path, variable in nnx.to_flat_state(self._state)
-        ]
+        axes = [(path, variable.get_metadata()["out_sharding"]) for path, variable in nnx.to_flat_state(self._state)]
         return nnx.traversals.unflatten_mapping(dict(axes))
 
     def initialise(self, seed: int) -> Parameters:

@@ -21,7 +21,7 @@ from alpaca_jax.model.cache import KVCache, write_slots
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.rematerialisation import rematerialise
 from alpaca_jax.model.rope import Angles, apply_rope, rope_angles
-from alpaca_jax.parallel.sharding import constrain
+from alpaca_jax.parallel.sharding import constrain, gather
 
 LayerCache = tuple[Float[Array, "B S K Q"], Float[Array, "B S K Q"]]  # one layer's keys and values
 
@@ -30,6 +30,12 @@ def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], fan_i
     """A matrix with normal entries of variance 1 / fan_in, so that its outputs are about as large as its inputs."""
     # `out_sharding` holds logical names here; the one table maps them (see `Definition.logical_axes`).
     return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5, out_sharding=axes)
+
+
+def _use(parameter: nnx.Param) -> Array:
+    """A parameter's numbers, brought together for a product; inside the scan that is one layer's alone."""
+    axes = parameter.get_metadata()["out_sharding"]
+    return gather(parameter[...], axes[-parameter.ndim :])
 
 
 class RMSNorm(nnx.Module):
@@ -62,14 +68,14 @@ class Attention(nnx.Module):
         """Queries, keys and values; queries and keys turned to their positions."""
         project = functools.partial(jnp.einsum, "BLD,DHQ->BLHQ", x_BLD)
         q, k, v = (
-            constrain(project(weight[...]), "batch", "sequence", "activation_heads", "head_dim")
+            constrain(project(_use(weight)), "batch", "sequence", "activation_heads", "head_dim")
             for weight in (self.query, self.key, self.value)
         )
         return apply_rope(q, angles), apply_rope(k, angles), v
 
     def merge(self, heads_BLHQ: Float[Array, "B L H Q"]) -> Float[Array, "B L D"]:
         """The heads' outputs, mixed back into the hidden size."""
-        return jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, self.output[...])
+        return jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, _use(self.output))
 
 
 class MLP(nnx.Module):
@@ -83,8 +89,8 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Two products up, one gated by the other, and one down."""
-        h_BLF = jax.nn.silu(x_BLD @ self.gate[...]) * (x_BLD @ self.up[...])
-        return constrain(h_BLF, "batch", "sequence", "activation_mlp") @ self.down[...]
+        h_BLF = jax.nn.silu(x_BLD @ _use(self.gate)) * (x_BLD @ _use(self.up))
+        return constrain(h_BLF, "batch", "sequence", "activation_mlp") @ _use(self.down)
 
 
 class Layer(nnx.Module):
@@ -170,12 +176,12 @@ class Llama(nnx.Module):
         """Scores of the next token; -inf for the ids that only pad the vocabulary."""
         config = self.config
         if config.tied_embeddings:
-            scores = jnp.einsum("BLD,VD->BLV", hidden_BLD, self.embedding[...], preferred_element_type=jnp.float32)
+            scores = jnp.einsum("BLD,VD->BLV", hidden_BLD, _use(self.embedding), preferred_element_type=jnp.float32)
         else:
-            scores = jnp.einsum("BLD,DV->BLV", hidden_BLD, self.head[...], preferred_element_type=jnp.float32)
+            scores = jnp.einsum("BLD,DV->BLV", hidden_BLD, _use(self.head), preferred_element_type=jnp.float32)
         if config.padded_vocab_size != config.vocab_size:
             scores = jnp.where(jnp.arange(config.padded_vocab_size) < config.vocab_size, scores, -jnp.inf)
         return constrain(scores, "batch", "sequence", "activation_vocab")
 
     def _embed(self, tokens_BL: Array) -> Array:
-        return constrain(self.embedding[...][tokens_BL], "batch", "sequence", "activation_embed")
+        return constrain(_use(self.embedding)[tokens_BL], "batch", "sequence", "activation_embed")

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Float32, Int
 
 from alpaca_jax.model.config import ModelConfig
 
-
 Angles = tuple[Float32[Array, "B L q"], Float32[Array, "B L q"]]  # sine and cosine; q = Q/2
 
 
@@ -27,7 +26,5 @@ def apply_rope(x_BLHQ: Float[Array, "B L H Q"], angles: Angles) -> Float[Array, 
     """Turns each pair of channels by its angle; computed in float32, returned in the type of `x_BLHQ`."""
     sin_BL1q, cos_BL1q = (angle[:, :, None, :] for angle in angles)
     first, second = jnp.split(x_BLHQ.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate(
-        [first * cos_BL1q - second * sin_BL1q, second * cos_BL1q + first * sin_BL1q], axis=-1
-    )
+    turned = jnp.concatenate([first * cos_BL1q - second * sin_BL1q, second * cos_BL1q + first * sin_BL1q], axis=-1)
     return turned.astype(x_BLHQ.dtype)

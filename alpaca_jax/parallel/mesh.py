@@ -66,6 +66,6 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch, [rows, L] each, as global arrays laid over the mesh."""
+    """Global arrays laid over the mesh, of which this process gives its own rows, [rows, L] each."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

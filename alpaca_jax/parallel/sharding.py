@@ -24,6 +24,7 @@ LOGICAL_TO_MESH: Mapping[str, MeshAxes] = {
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "gathered": None,  # `embed` while in use
     "norm": None,  # a few thousand numbers: gathering them would cost more than keeping them
     # activations
     "batch": ("data", "fsdp"),
@@ -70,7 +71,7 @@ def parameter_shardings(mesh: Mesh, logical_axes: Any, shapes: Any) -> Any:
             raise ValueError(f"{name} has shape {shaped.shape} but names the axes {axes}")
         spec = partition_spec(axes)
         for axis, size, entry in zip(axes, shaped.shape, spec, strict=True):
-            over = (entry,) if isinstance(entry, str) else (entry or ())
+            over = [entry] if isinstance(entry, str) else list(entry or ())
             parts = 1
             for mesh_axis in over:
                 parts *= mesh.shape[mesh_axis]
@@ -91,6 +92,15 @@ def constrain(array: jax.Array, *logical_axes: str) -> jax.Array:
     if jax.sharding.get_abstract_mesh().empty:
         return array
     return jax.lax.with_sharding_constraint(array, partition_spec(logical_axes))
+
+
+def gather(weight: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
+    """A weight collected over `fsdp` for its use, still split over `tensor`; its gradient is scattered back.
+
+    Said here and not left to the compiler, which may choose to move the far larger activations instead.
+    """
+    axes = tuple("gathered" if LOGICAL_TO_MESH[axis] == "fsdp" else axis for axis in logical_axes)
+    return constrain(weight, *axes)
 
 
 def sharding_table(logical_axes: Any, shapes: Any) -> list[tuple[str, tuple[int, ...], tuple[str, ...], PartitionSpec]]:

@@ -82,7 +82,7 @@ def read_json(path: str | Path) -> Any:
     Raises:
       UserError: no such file, not readable, or not JSON; the line names the place.
     """
-    with explain_os_errors(path), open(path, encoding="utf-8") as file:
+    with explain_os_errors(path), open(path, encoding="utf-8-sig") as file:
         try:
             return json.load(file)
         except (ValueError, RecursionError) as error:
@@ -97,18 +97,16 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
     Raises:
       UserError: no such file, not readable, or a line that is not JSON.
     """
-    with explain_os_errors(path), open(path, encoding="utf-8") as file:
-        number = 0
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if isinstance(error, UnicodeDecodeError):
-                number += 1
-            raise UserError(
-                f"{path}, line {number}",
-                expected="one JSON value a line",
-                found=shorten(str(error)),
-                remedy="correct or delete that line",
-            ) from error
+    with explain_os_errors(path), open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise UserError(
+                    f"{path}, line {number}",
+                    expected="one JSON value a line",
+                    found=shorten(str(error)),
+                    remedy="correct or delete that line",
+                ) from error

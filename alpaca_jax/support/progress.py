@@ -1,7 +1,7 @@
 """Progress of long work: a bar on a terminal, plain lines otherwise. Everything goes to standard error."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from rich.console import Console
@@ -48,9 +48,7 @@ class ProgressBar:
         self._done += count
         self._bar.update(self._task, advance=count, note=note)
         finished = self._done == self._total
-        if not console.is_terminal and (
-            finished or time.monotonic() - self._last_line > _SECONDS_BETWEEN_PLAIN_LINES
-        ):
+        if not console.is_terminal and (finished or time.monotonic() - self._last_line > _SECONDS_BETWEEN_PLAIN_LINES):
             self._last_line = time.monotonic()
             of = "" if self._total is None else f"/{self._total}"
             console.print(f"{self._title} {self._done}{of}  {note}".rstrip(), markup=False)
@@ -58,7 +56,7 @@ class ProgressBar:
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
     """The items, one by one, with a progress bar."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with ProgressBar(title, total) as bar:
         for item in items:

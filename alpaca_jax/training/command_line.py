@@ -48,7 +48,10 @@ def read_config(config: str, changes: Sequence[str]) -> "ConfigDict":
     path = Path(config.split(":")[0])
     if not path.is_file():
         raise UserError(
-            "--config", expected="a configuration file", found=f"no file {str(path)!r}", remedy="see the folder configs/"
+            "--config",
+            expected="a configuration file",
+            found=f"no file {str(path)!r}",
+            remedy="see the folder configs/",
         )
     try:
         result = _parse([f"--config={config}"])

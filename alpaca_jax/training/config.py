@@ -3,6 +3,8 @@
 This is all there is to set; a key that is not here is refused.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from alpaca_jax.support.errors import UserError, shorten
@@ -112,7 +114,7 @@ def validate(config: ConfigDict) -> None:
     _require("data.path", bool(config.data.path), "a folder that `prepare` wrote", config.data.path)
 
 
-def _get(config: ConfigDict, key: str) -> object:
+def _get(config: ConfigDict, key: str) -> Any:
     section, name = key.split(".")
     return config[section][name]
 

@@ -1,8 +1,8 @@
 """What a run writes down: JSON lines, TensorBoard events, the loss curve."""
 
-import logging
 from typing import Any
 
+from alpaca_jax.training.events import Events
 from alpaca_jax.training.plot import plot_loss
 from alpaca_jax.training.records import StepLog
 from alpaca_jax.training.run import Run
@@ -17,17 +17,12 @@ class Logs:
     """
 
     def __init__(self, run: Run, resume_at: int):
-        # tensorboardX speaks through the root logger, which would make Python print what other libraries log, too.
-        logging.getLogger("tensorboardX").setLevel(logging.ERROR)
-        from tensorboardX import SummaryWriter
-
         self._run = run
         self._peak_flops = peak_flops()
         self._metrics = StepLog(run.workdir / "metrics.jsonl", resume_at)
         self._evaluations = StepLog(run.workdir / "evaluations.jsonl", resume_at)
         self._samples = StepLog(run.workdir / "samples.jsonl", resume_at)
-        # Events of updates that will be made again are told to be ignored.
-        self._events = SummaryWriter(str(run.workdir / "tensorboard"), purge_step=resume_at + 1)
+        self._events = Events(run.workdir / "tensorboard", resume_at)
         self.note = ""
 
     def update(self, step: int, metrics: dict[str, float], seconds: float) -> None:
@@ -49,13 +44,13 @@ class Logs:
             "mfu": flops / seconds / self._peak_flops if self._peak_flops else None,
         }
         self._metrics.write(step, line)
-        self._scalars(step, {f"train/{name}": value for name, value in line.items() if value is not None})
+        self._events.write(step, {f"train/{name}": value for name, value in line.items() if value is not None})
         self.note = f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
 
     def evaluation(self, step: int, loss: float, target_tokens: int) -> None:
         """Writes the loss on held-out rows after an update."""
         self._evaluations.write(step, {"eval_loss": loss, "target_tokens": target_tokens})
-        self._scalars(step, {"eval/loss": loss})
+        self._events.write(step, {"eval/loss": loss})
 
     def samples(self, step: int, answers: dict[str, str]) -> None:
         """Writes the answers after an update, by instruction."""
@@ -66,7 +61,9 @@ class Logs:
         for file in (self._metrics, self._evaluations, self._samples, self._events):
             file.close()
         if self.metrics():
-            name = f"{self._run.config.model.preset}, {self._run.definition.config.num_parameters / 1e6:,.1f} M parameters"
+            name = (
+                f"{self._run.config.model.preset}, {self._run.definition.config.num_parameters / 1e6:,.1f} M parameters"
+            )
             plot_loss(self._run.workdir / "loss.png", self.metrics(), self._evaluations.read(), name)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -80,7 +77,3 @@ class Logs:
     def all_samples(self) -> list[dict[str, Any]]:
         """The lines of all sample answers so far."""
         return self._samples.read()
-
-    def _scalars(self, step: int, values: dict[str, float]) -> None:
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)

@@ -4,7 +4,6 @@ What an update is stands in `step.py`; what a run consists of, in `run.py`.
 """
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -75,8 +74,11 @@ class _Loop:
         with ProgressBar("compiling the train step", None):
             step = run.compile_step()
         with ProgressBar("training", last, self._start) as bar:
-            for number, seconds, state, metrics in _timed(run, step, state, batches, self._start, last):
-                self._logs.update(number, metrics, seconds)
+            for number in range(self._start + 1, last + 1):
+                began = time.perf_counter()
+                state, metrics = step(state, place_batch(run.mesh, next(batches)))
+                measured = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                self._logs.update(number, measured, time.perf_counter() - began)
                 bar.advance(note=self._logs.note)
                 if number == last or number % config.evaluation.every == 0:
                     self._evaluate(number, state)
@@ -113,14 +115,3 @@ class _Loop:
         sampling = Sampling(temperature=0.0, max_new_tokens=options.max_new_tokens)
         answers = generator.answer(prompts, sampling)
         self._logs.samples(number, dict(zip(options.instructions, answers, strict=True)))
-
-
-def _timed(
-    run: Run, step: Any, state: TrainState, batches: Iterator[Any], start: int, last: int
-) -> Iterator[tuple[int, float, TrainState, dict[str, float]]]:
-    """Runs the updates after `start` up to `last`: the update's number, its seconds, the state and metrics after it."""
-    for number in range(start + 1, last + 1):
-        began = time.perf_counter()
-        state, metrics = step(state, place_batch(run.mesh, next(batches)))
-        fetched = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        yield number, time.perf_counter() - began, state, fetched

@@ -52,7 +52,9 @@ def conclude(run: Run, logs: Logs, start: int) -> None:
             f"{last['eval_loss']:.4f} after update {last['step']}"
         )
     if metrics:
-        console.print(f"training loss: {metrics[0]['loss']:.4f} at update 1, {metrics[-1]['loss']:.4f} at {metrics[-1]['step']}")
+        console.print(
+            f"training loss: {metrics[0]['loss']:.4f} at update 1, {metrics[-1]['loss']:.4f} at {metrics[-1]['step']}"
+        )
     console.print(
         f"in {run.workdir}: metrics.jsonl, loss.png, tensorboard/, run.json, checkpoints/"
         + (", samples.jsonl" if samples else "")

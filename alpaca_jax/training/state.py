@@ -15,9 +15,12 @@ from alpaca_jax.parallel.sharding import parameter_shardings
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Updates done so far (int32), float32 master weights, and the optimiser's own state (float32 moments)."""
+    """Updates done so far (int32), float32 master weights, and the optimiser's own state (float32 moments).
 
-    step: jax.Array
+    The same tree holds the state's shardings, or its shapes, where these are asked for.
+    """
+
+    step: Any
     parameters: Parameters
     optimiser: Any
 
@@ -40,7 +43,9 @@ def state_shardings(definition: Definition, optimiser: optax.GradientTransformat
     return TrainState(everywhere, parameters, moments)
 
 
-def abstract_state(definition: Definition, optimiser: optax.GradientTransformation, shardings: TrainState) -> TrainState:
+def abstract_state(
+    definition: Definition, optimiser: optax.GradientTransformation, shardings: TrainState
+) -> TrainState:
     """The state's shapes, types and shardings, nothing allocated: what a checkpoint is restored into."""
     shapes = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32),
@@ -62,9 +67,7 @@ def new_state(
     return jax.jit(create, out_shardings=shardings)()
 
 
-def state_from(
-    parameters: Parameters, optimiser: optax.GradientTransformation, shardings: TrainState
-) -> TrainState:
+def state_from(parameters: Parameters, optimiser: optax.GradientTransformation, shardings: TrainState) -> TrainState:
     """A state at update 0 around parameters that already lie where they belong."""
     moments = jax.jit(optimiser.init, out_shardings=shardings.optimiser)(parameters)
     return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), parameters, moments)

@@ -47,9 +47,9 @@ _METADATA: dict[str, Any] = {
     "llama.attention.layer_norm_rms_epsilon": 1e-5,
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.tokens": [*byte_tokens(), "<extra>", "ab", "0a"],
-    "tokenizer.ggml.token_type": [1] * 256 + [3, 3, 4, 1, 1],
-    "tokenizer.ggml.merges": ["a b", "0 a"],
+    "tokenizer.ggml.tokens": [*byte_tokens(), "<extra>", "ab", "01"],
+    "tokenizer.ggml.token_type": [1] * 256 + [3, 3, 3, 1, 1],
+    "tokenizer.ggml.merges": ["a b", "0 1"],
     "tokenizer.ggml.bos_token_id": 256,
     "tokenizer.ggml.eos_token_id": 257,
     "tokenizer.ggml.add_bos_token": True,
@@ -118,9 +118,21 @@ def test_the_tokenizer(write_gguf: Write, tmp_path: Path) -> None:
     tokens: list[str] = _METADATA["tokenizer.ggml.tokens"]
     assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id) == (261, 256, 257)
     assert tokenizer.encode_prompt("ab") == [256, tokens.index("ab")]
-    # "0 a" is a merge, but a digit is cut off before merging.
-    assert tokenizer.encode_response("0ab é") == [tokens.index(token) for token in ("0", "ab", "Ġ", "Ã", "©")]
-    assert tokenizer.decode(tokenizer.encode_response("0ab é\n")) == "0ab é\n"
+    # "0 1" is a merge, but digits are cut apart before merging.
+    assert tokenizer.encode_response("01ab é") == [tokens.index(token) for token in ("0", "1", "ab", "Ġ", "Ã", "©")]
+    assert tokenizer.decode(tokenizer.encode_response("01ab é\n")) == "01ab é\n"
+
+
+@pytest.mark.parametrize(("kind", "text"), [(3, "a"), (4, "<extra>a")])
+def test_control_tokens_are_no_text_and_user_defined_ones_are(
+    kind: int, text: str, write_gguf: Write, tmp_path: Path
+) -> None:
+    metadata = {"tokenizer.ggml.token_type": [1] * 256 + [3, 3, kind, 1, 1]}
+    path = write_gguf(random_tensors(np.float32), metadata=metadata)
+    tokenizer = import_checkpoint(path, tmp_path / "out").tokenizer()
+    letter = byte_tokens().index("a")
+    assert tokenizer.decode([258, letter]) == text
+    assert (tokenizer.encode_response("<extra>a") == [258, letter]) == (kind == 4)
 
 
 def test_a_beginning_that_is_never_put_may_equal_the_end(write_gguf: Write, tmp_path: Path) -> None:

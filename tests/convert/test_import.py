@@ -1,6 +1,7 @@
 """Importing a Hugging Face folder: every bit arrives, and what is damaged or not supported is refused in one line."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from tiny_llama import CONFIG, byte_tokens, random_tensors
 
 from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
+from alpaca_jax.convert.huggingface_config import read_model_config
 from alpaca_jax.convert.importer import import_checkpoint
 from alpaca_jax.convert.names import correspondences
 from alpaca_jax.model.definition import define
@@ -173,6 +175,7 @@ def _lie_about_lengths(folder: Path) -> None:
 
 
 def _escape(folder: Path) -> None:
+    save_file({"model.norm.weight": np.ones(40, np.float32)}, folder.parent / "secret.safetensors")
     _edit_index(folder, "model.norm.weight", "../secret.safetensors")
 
 
@@ -234,8 +237,8 @@ def _edit_index(folder: Path, name: str, file: str) -> None:
         (_truncate, "model-00002-of-00002.safetensors"),
         (_truncate_in_header, "model-00002-of-00002.safetensors"),
         (_lie_about_lengths, "model-00001-of-00002.safetensors"),
-        (_escape, "../secret.safetensors"),
-        (_escape_absolutely, "/etc/passwd"),
+        (_escape, "the same folder; found '../secret.safetensors'"),
+        (_escape_absolutely, "the same folder; found '/etc/passwd'"),
         (_name_a_file_that_is_not_there, "model-00003-of-00002.safetensors"),
         (_name_a_tensor_that_is_not_there, "model.layers.7.mlp.up_proj.weight"),
         (_empty_index, "weight_map"),
@@ -311,10 +314,18 @@ def test_an_existing_folder_is_left_alone(write_folder: Write, tmp_path: Path) -
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_a_full_disk_is_refused_before_any_work(
+    write_folder: Write, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = random_tensors(np.float32)
+    source, needed = write_folder(tensors), sum(tensor.nbytes for tensor in tensors.values())
+    usage = type(shutil.disk_usage(source))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**12, 10**12, needed - 1))
+    assert "room" in refusal(source)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_the_table_covers_the_whole_tree(tied: bool) -> None:
-    from alpaca_jax.convert.huggingface_config import read_model_config
-
     model = read_model_config(CONFIG | {"tie_word_embeddings": tied}, "config.json")
     paths = jax.tree_util.tree_leaves_with_path(define(model).shapes)
     tree = {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in paths}

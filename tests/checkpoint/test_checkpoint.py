@@ -1,0 +1,112 @@
+"""Checkpoint folders: back as they were on any mesh, and refused when they are not what they should be."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from alpaca_jax.checkpoint.folder import CheckpointFolder
+from alpaca_jax.checkpoint.store import Store, abstract_parameters
+from alpaca_jax.data.embedded import TOKENIZER
+from alpaca_jax.data.tokenizer import load_tokenizer
+from alpaca_jax.model.config import ModelConfig
+from alpaca_jax.model.definition import define
+from alpaca_jax.parallel.mesh import make_mesh
+from alpaca_jax.parallel.sharding import parameter_shardings
+from alpaca_jax.support.errors import UserError
+
+MODEL = ModelConfig(
+    vocab_size=2048,
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    max_position_embeddings=64,
+)
+
+
+def on_mesh(data: int, fsdp: int, tensor: int):
+    definition = define(MODEL)
+    mesh = make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
+    return definition, parameter_shardings(mesh, definition.logical_axes, definition.shapes)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("work") / "checkpoints"
+    folder = CheckpointFolder.create(path, MODEL, load_tokenizer(TOKENIZER), provenance={"a": 1}, fine_tuned=True)
+    definition, shardings = on_mesh(1, 4, 2)
+    parameters = jax.jit(definition.initialise, static_argnums=0, out_shardings=shardings)(0)
+    with Store(folder.path, keep=2) as store:
+        for step in (1, 2, 5):
+            store.save(step, jax.tree.map(lambda p, step=step: p * step, parameters))
+    return path
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_parameters_come_back_bit_for_bit_on_any_mesh(saved: Path, mesh: tuple[int, int, int]):
+    definition, shardings = on_mesh(*mesh)
+    with Store(saved) as store:
+        assert store.latest_step() == 5
+        restored = store.restore_parameters(abstract_parameters(definition.shapes, shardings, np.float32))
+    expected = jax.tree.map(lambda p: p * 5, jax.jit(definition.initialise, static_argnums=0)(0))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(jax.device_get(a), b), restored, expected)
+    jax.tree.map(
+        lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim) or pytest.fail(), restored, shardings
+    )
+
+
+def test_only_the_newest_are_kept(saved: Path):
+    assert sorted(step.name for step in saved.glob("[0-9]*")) == ["2", "5"]
+
+
+def test_the_work_directory_stands_for_its_checkpoints(saved: Path):
+    assert CheckpointFolder.open(saved) == CheckpointFolder.open(saved.parent)
+    assert CheckpointFolder.open(saved).tokenizer().encode_prompt("Hello") == load_tokenizer(TOKENIZER).encode_prompt(
+        "Hello"
+    )
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path):
+    small = ModelConfig(**(MODEL.to_json() | {"vocab_size": 2000}))
+    with pytest.raises(UserError, match="at most 2000 ids.*one of 2048"):
+        CheckpointFolder.create(tmp_path / "c", small, load_tokenizer(TOKENIZER), provenance={}, fine_tuned=False)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": 2}, "format 1"),
+        ({"template_sha256": "0" * 64}, "prompt template"),
+        ({"model": {"vocab_size": 3}}, "missing"),
+        ({"model": MODEL.to_json() | {"num_heads": "four"}}, "num_heads"),
+        ({"tokenizer_sha256": "0" * 64}, "tokenizer with SHA-256"),
+    ],
+)
+def test_a_changed_description_is_refused(saved: Path, tmp_path: Path, change: dict, says: str):
+    (tmp_path / "tokenizer").symlink_to(saved / "tokenizer")
+    (tmp_path / "model.json").write_text(json.dumps(json.loads((saved / "model.json").read_text()) | change))
+    with pytest.raises(UserError, match=says):
+        CheckpointFolder.open(tmp_path).tokenizer()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "{}"])
+def test_a_description_that_is_none_is_refused(tmp_path: Path, content: str):
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(UserError):
+        CheckpointFolder.open(tmp_path)
+
+
+def test_folders_without_a_step_are_refused(saved: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="no such folder"):
+        CheckpointFolder.open(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"no model\.json"):
+        CheckpointFolder.open(tmp_path)
+    definition, shardings = on_mesh(1, 8, 1)
+    with pytest.raises(UserError, match="at least one saved step"), Store(tmp_path / "empty") as store:
+        store.restore_parameters(abstract_parameters(definition.shapes, shardings, np.float32))

@@ -1,0 +1,66 @@
+"""Files that are whole or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from alpaca_jax.support.errors import UserError
+from alpaca_jax.support.files import new_folder, read_json, read_json_lines, write_json_atomic, write_text_atomic
+
+
+def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path):
+    with new_folder(tmp_path / "a" / "b") as folder:
+        (folder / "file").write_text("x")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "file").read_text() == "x"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failed_folder_leaves_nothing(tmp_path: Path, error: type[BaseException]):
+    with pytest.raises(error), new_folder(tmp_path / "b") as folder:
+        (folder / "file").write_text("x")
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_content_is_not_replaced(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="with content"), new_folder(tmp_path):
+        pass
+    assert (tmp_path / "file").exists()
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path):
+    write_json_atomic(tmp_path / "f.json", {"ä": 1})
+    assert read_json(tmp_path / "f.json") == {"ä": 1}
+    with pytest.raises(UnicodeEncodeError):
+        write_text_atomic(tmp_path / "f.json", "\ud800")
+    assert read_json(tmp_path / "f.json") == {"ä": 1}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_lines_are_numbered_and_a_bad_one_named(tmp_path: Path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\n\n{"a": 2}\n')
+    assert list(read_json_lines(path)) == [(1, {"a": 1}), (3, {"a": 2})]
+    path.write_bytes(b'{"a": 1}\n{"a": \xff}\n')
+    with pytest.raises(UserError, match="line 2"):
+        list(read_json_lines(path))
+    path.write_text('{"a": 1}\n{"a":\n')
+    with pytest.raises(UserError, match="line 2"):
+        list(read_json_lines(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes):
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(UserError, match="a JSON file"):
+        read_json(tmp_path / "f")
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path: Path):
+    for path, says in ((tmp_path / "absent", "no such file"), (tmp_path, "is a directory")):
+        with pytest.raises(UserError, match=says) as caught:
+            read_json(path)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,52 @@
+"""Every program: its help is one screen and quick, and a wrong flag is one line."""
+
+import subprocess
+import sys
+
+import pytest
+
+from alpaca_jax.cli import PROGRAMS
+from tests.programs import the_one_line
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_help_is_one_screen_and_starts_nothing_heavy(name: str):
+    # What takes seconds to import must not stand between a user and the help.
+    heavy = "jax flax orbax grain tensorflow_datasets matplotlib transformers torch".split()  # noqa: SIM905
+    program = (
+        f"import runpy, sys; sys.argv = ['{name}', '--help']\n"
+        f"try: runpy.run_module('alpaca_jax.{name}', run_name='__main__')\n"
+        f"except SystemExit as exit: assert not exit.code\n"
+        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.stderr == "[]\n"
+    assert "usage:" in ended.stdout
+    assert len(ended.stdout.splitlines()) <= 40
+    assert max(map(len, ended.stdout.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "convert"])
+def test_an_unknown_flag_is_one_line_with_the_nearest(name: str):
+    known = {
+        "prepare": "--input=a --tokenizer=b --seq_len=8 --out=c",
+        "show": "--data=a",
+        "train": "--config=configs/tiny.py --workdir=b",
+        "generate": "--checkpoint=a --prompt=b",
+    }[name]
+    wrong = known.split()[0].split("=")[0][:-1] + "z"
+    assert known.split("=")[0] in the_one_line(name, *known.split(), f"{wrong}=1")
+
+
+def test_the_script_lists_and_refuses():
+    def script(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = "from alpaca_jax.cli import main; main()"
+        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+
+    listed = script("--help")
+    assert listed.returncode == 0
+    assert all(name in listed.stdout for name in PROGRAMS)
+    refused = script("trian")
+    assert refused.returncode == 2
+    assert "Did you mean 'train'" in refused.stderr
+    assert "usage: " in script("prepare", "--help").stdout

@@ -1,0 +1,54 @@
+"""The straight line through the code: imports point one way."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path("alpaca_jax")
+
+# A package may import those before it, itself, and nothing else of ours; programs may import everything.
+ORDER = ["support", "data", "parallel", "model", "checkpoint", "generation", "training", "convert"]
+# Parts that do not meet although they stand in a line: evaluation, weights and training need not know each other.
+NEVER = {("parallel", "data"), ("model", "data"), ("convert", "training"), ("convert", "generation")}
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_there_is_something_to_look_at():
+    assert len(FILES) > 40
+    assert {path.parts[1] for path in FILES if len(path.parts) > 2} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_point_one_way(path: Path):
+    programs = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
+    package = path.parts[1] if len(path.parts) > 2 else None
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] != "alpaca_jax" or len(parts) == 1:
+            continue
+        assert parts[1] not in programs, f"{path} imports the program {name}"
+        if package:
+            assert ORDER.index(parts[1]) <= ORDER.index(package), f"{path} imports {name}"
+            assert (package, parts[1]) not in NEVER, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_what_is_imported_where(path: Path):
+    roots = {name.split(".")[0] for name in imports_of(path)}
+    assert not roots & {"torch", "transformers", "tensorflow", "pickle"}
+    if path.parts[1] in ("data", "support"):
+        assert not roots & {"jax", "flax", "optax", "orbax"}
