@@ -18,9 +18,13 @@ def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_a_failed_folder_leaves_nothing(tmp_path: Path, error: type[BaseException]):
-    with pytest.raises(error), new_folder(tmp_path / "b") as folder:
-        (folder / "file").write_text("x")
-        raise error
+    def fill() -> None:
+        with new_folder(tmp_path / "b") as folder:
+            (folder / "file").write_text("x")
+            raise error
+
+    with pytest.raises(error):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 
