@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _flags() -> Flags:
-    flags = Flags(prog="alpaca_jax.generate", description=_DESCRIPTION)
+    flags = Flags(prog="python -m alpaca_jax.generate", description=_DESCRIPTION)
     flags.add_argument(
         "--checkpoint", required=True, metavar="DIR", help="what `convert import` wrote, or a work directory of `train`"
     )

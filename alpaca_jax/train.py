@@ -20,7 +20,7 @@ Every key is described in alpaca_jax/training/config.py; a configuration holds w
 def main() -> None:
     """Parses the flags and trains."""
     arguments, config_flags = split_config_flags(sys.argv[1:])
-    flags = Flags(prog="alpaca_jax.train", description=_DESCRIPTION)
+    flags = Flags(prog="python -m alpaca_jax.train", description=_DESCRIPTION)
     flags.add_argument(
         "--config", required=True, metavar="FILE[:TARGET]", help="a configuration, and the machine it is for"
     )

@@ -34,8 +34,9 @@ def test_an_unknown_flag_is_one_line_with_the_nearest(name: str):
         "train": "--config=configs/tiny.py --workdir=b",
         "generate": "--checkpoint=a --prompt=b",
     }[name]
-    wrong = known.split()[0].split("=")[0][:-1] + "z"
-    assert known.split("=")[0] in the_one_line(name, *known.split(), f"{wrong}=1")
+    first, *others = known.split()
+    flag, value = first.split("=")
+    assert f"Did you mean '{flag}'" in the_one_line(name, f"{flag[:-1]}z={value}", *others)
 
 
 def test_the_script_lists_and_refuses():

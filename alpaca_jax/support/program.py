@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from alpaca_jax.support.errors import UserError
+from alpaca_jax.support.errors import UserError, shorten
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -32,9 +32,15 @@ class Flags(argparse.ArgumentParser):
         Raises:
           UserError: an unknown flag (with the nearest known one), a missing one, or a value of the wrong type.
         """
+        arguments = sys.argv[1:] if arguments is None else list(arguments)
+        known = [option for action in self._actions for option in action.option_strings]
+        # First of all: argparse would call a misspelt flag missing.
+        for argument in arguments:
+            if argument.startswith("--") and argument.split("=")[0] not in known:
+                refuse_unknown(argument.split("=")[0], known, self.prog)
         values, unknown = self.parse_known_args(arguments)
         if unknown:
-            refuse_unknown(unknown[0].split("=")[0], [f for a in self._actions for f in a.option_strings], self.prog)
+            self.error(f"{shorten(unknown[0])} without a flag")
         return values
 
 
