@@ -43,8 +43,6 @@ def read_config(config: str, changes: Sequence[str]) -> "ConfigDict":
     Raises:
       UserError: no such file, it fails, no such target or key (with the nearest), or a value of the wrong type.
     """
-    from absl import flags
-
     path = Path(config.split(":")[0])
     if not path.is_file():
         raise UserError(
@@ -66,15 +64,8 @@ def read_config(config: str, changes: Sequence[str]) -> "ConfigDict":
         ) from error
     for change in changes:
         _check_key(change, result)
-    try:
-        return _parse([f"--config={config}", *changes])
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(
-            _name_in(str(error), changes),
-            expected="a value of the default's type",
-            found=shorten(str(error), 160),
-            remedy="see alpaca_jax/training/config.py",
-        ) from error
+        _check_value(change, config, result)
+    return _parse([f"--config={config}", *changes])
 
 
 def _parse(arguments: list[str]) -> "ConfigDict":
@@ -95,6 +86,16 @@ def _check_key(change: str, config: "ConfigDict") -> None:
         refuse_unknown(name, known, f"--config.{name}")
 
 
-def _name_in(message: str, changes: Sequence[str]) -> str:
-    names = [change.split("=")[0] for change in changes]
-    return next((name for name in names if name.removeprefix("--") in message), ", ".join(names))
+def _check_value(change: str, config: str, defaults: "ConfigDict") -> None:
+    from absl import flags
+
+    name, value = change.split("=", 1)
+    try:
+        _parse([f"--config={config}", change])
+    except (flags.Error, TypeError, ValueError) as error:
+        section, key = name.removeprefix("--config.").split(".")
+        kind = type(defaults[section][key])
+        kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a tuple"}
+        raise UserError(
+            name, expected=kinds.get(kind, kind.__name__), found=shorten(value), remedy="correct the value"
+        ) from error

@@ -29,8 +29,8 @@ def test_flags_are_told_apart():
     [
         (TINY, ["--config.train.stpes=3"], "[Dd]id you mean 'train.steps'"),
         (TINY, ["--config.steps=3"], "unknown|known name"),
-        (TINY, ["--config.train.steps=many"], r"config\.train\.steps: .*type"),
-        (TINY, ["--config.train.steps=1.5"], r"config\.train\.steps"),
+        (TINY, ["--config.train.steps=many"], r"config\.train\.steps: expected a whole number; found 'many'"),
+        (TINY, ["--config.data.seed=1", "--config.train.steps=1.5"], r"config\.train\.steps: .*1\.5"),
         (TINY, ["--config.optimizer.learning_rate=fast"], r"optimizer\.learning_rate"),
         (f"{TINY}:h100x9", [], "target.*cpu"),
         ("configs/absent.py", [], "no file"),
