@@ -11,6 +11,10 @@ T = TypeVar("T")
 
 # Results go to standard output and everything said along the way to standard error, so that a result can be piped.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+if not console.is_terminal:
+    console = Console(
+        stderr=True, highlight=False, soft_wrap=True, width=120
+    )  # rich would take 80, which breaks tables
 
 _SECONDS_BETWEEN_PLAIN_LINES = 5.0
 

@@ -16,6 +16,7 @@ from alpaca_jax.checkpoint.folder import CheckpointFolder, check_architecture, c
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
 from alpaca_jax.data.batches import TrainingBatches
 from alpaca_jax.data.packed_dataset import PackedDataset, open_packed_dataset
+from alpaca_jax.data.packing import ROW_DTYPES
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.definition import Definition, define
@@ -110,8 +111,7 @@ class Run:
     def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (self.config.train.batch_rows, self.dataset.seq_len)
         sharding = batch_sharding(self.mesh)
-        types = {name: rows.dtype for name, rows in self.batches()[0].items()}
-        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
+        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in ROW_DTYPES.items()}
 
 
 def prepare_run(config: ConfigDict, workdir: Path) -> Run:
@@ -136,6 +136,7 @@ def prepare_run(config: ConfigDict, workdir: Path) -> Run:
     run = Run(
         config, workdir, dataset, tokenizer, definition, mesh, schedule, optimiser, shardings, scheduled_updates=updates
     )
+    run.batches()  # refuses a batch larger than the data
     _check_work_directory(run)
     return run
 

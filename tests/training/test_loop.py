@@ -177,6 +177,7 @@ def test_what_does_not_fit_is_refused_before_any_work(data: Path, tmp_path: Path
     cases = {
         "mesh": ["--config.mesh.fsdp=3"],
         "batch_rows.*multiple of 4": ["--config.train.batch_rows=6"],
+        "batch_rows: expected at most the": ["--config.train.batch_rows=4000"],
         "multiple of 16": ["--config.train.batch_rows=8", "--config.train.microbatches=4"],
         "tokenizer of at most 2048 ids.*one of 2304": [f"--config.data.path={larger_vocabulary}"],
         "num_layers: 5 ≠ 4": [f"--config.model.checkpoint={elsewhere}"],

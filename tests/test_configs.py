@@ -1,0 +1,41 @@
+"""Every shipped configuration, for every target it can have here, with its model shrunk: two updates and an answer."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
+from alpaca_jax.data.preparation import Request, prepare
+from alpaca_jax.model import presets
+from alpaca_jax.training.command_line import read_config
+from tests.programs import run
+
+SMALL = {"vocab_size": 2048, "hidden_size": 48, "intermediate_size": 64, "num_layers": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "packed"
+    prepare(Request((SEED_TASKS,), TOKENIZER, seq_len=256, eval_fraction=0.1), folder)
+    return folder
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda path: path.stem)
+def test_it_trains_and_answers(path: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    name = read_config(f"{path}:cpu", []).model.preset
+    monkeypatch.setitem(presets.PRESETS, name, dataclasses.replace(presets.PRESETS[name], **SMALL))
+    flags = [
+        f"--config={path}:cpu",
+        f"--workdir={tmp_path}/run",
+        f"--config.data.path={data}",
+        "--config.train.steps=2",
+        "--config.samples.max_new_tokens=2",
+        "--config.mesh.cpu_devices=8",  # what the tests run on, whatever the target asks for
+        "--config.train.batch_rows=8",
+    ]
+    code, _, err = run("train", *flags)
+    assert code == 0, err
+    code, out, err = run("generate", f"--checkpoint={tmp_path}/run", "--instruction=Hello", "--max_new_tokens=3")
+    assert code == 0, err
+    assert out
