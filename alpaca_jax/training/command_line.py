@@ -1,5 +1,8 @@
 """`--config=FILE[:TARGET]` and `--config.SECTION.KEY=VALUE`, by ml-collections, with errors for people."""
 
+import copy
+import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,7 +46,20 @@ def read_config(config: str, changes: Sequence[str]) -> "ConfigDict":
     Raises:
       UserError: no such file, it fails, no such target or key (with the nearest), or a value of the wrong type.
     """
-    path = Path(config.split(":")[0])
+    name, colon, target = config.partition(":")
+    defaults = _load(Path(name), [target] if colon else [])
+    for change in changes:
+        _check_key(change, defaults)
+        _check_value(change, defaults)
+    return _changed(defaults, changes)
+
+
+def _load(path: Path, target: list[str]) -> "ConfigDict":
+    """What the file's `get_config` returns."""
+    from ml_collections import ConfigDict
+
+    from alpaca_jax.training.config import default_config
+
     if not path.is_file():
         raise UserError(
             "--config",
@@ -51,31 +67,35 @@ def read_config(config: str, changes: Sequence[str]) -> "ConfigDict":
             found=f"no file {str(path)!r}",
             remedy="see the folder configs/",
         )
+    expected = "a Python file whose get_config(target) returns a changed default_config()"
     try:
-        result = _parse([f"--config={config}"])
+        spec = importlib.util.spec_from_file_location("configuration", path)
+        if spec is None or spec.loader is None:
+            raise ImportError("its name does not end in .py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config(*target)
     except UserError:
         raise
     except Exception as error:  # whatever the file's own code raises
-        raise UserError(
-            str(path),
-            expected="a Python file with get_config(target)",
-            found=f"{type(error).__name__}: {shorten(str(error))}",
-            remedy="correct the file",
-        ) from error
-    for change in changes:
-        _check_key(change, result)
-        _check_value(change, config, result)
-    return _parse([f"--config={config}", *changes])
+        if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
+            refuse_unknown(unknown[1], [key for section in default_config().values() for key in section], str(path))
+        found = f"{type(error).__name__}: {shorten(str(error), 200)}"
+        raise UserError(str(path), expected=expected, found=found, remedy="correct the file") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(str(path), expected=expected, found=f"a {type(config).__name__}", remedy="correct the file")
+    return config
 
 
-def _parse(arguments: list[str]) -> "ConfigDict":
+def _changed(defaults: "ConfigDict", changes: Sequence[str]) -> "ConfigDict":
     from absl import flags
     from ml_collections import config_flags
 
+    arguments = ["train", *changes]
     values = flags.FlagValues()
     # Without `sys_argv` it would look for the changes in the program's own arguments.
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["train", *arguments])
-    values(["train", *arguments])
+    config_flags.DEFINE_config_dict("config", copy.deepcopy(defaults), flag_values=values, sys_argv=arguments)
+    values(arguments)
     return values.config
 
 
@@ -86,12 +106,12 @@ def _check_key(change: str, config: "ConfigDict") -> None:
         refuse_unknown(name, known, f"--config.{name}")
 
 
-def _check_value(change: str, config: str, defaults: "ConfigDict") -> None:
+def _check_value(change: str, defaults: "ConfigDict") -> None:
     from absl import flags
 
     name, value = change.split("=", 1)
     try:
-        _parse([f"--config={config}", change])
+        _changed(defaults, [change])
     except (flags.Error, TypeError, ValueError) as error:
         section, key = name.removeprefix("--config.").split(".")
         kind = type(defaults[section][key])

@@ -13,7 +13,7 @@ from alpaca_jax.support.program import refuse_unknown
 
 def default_config() -> ConfigDict:
     """The defaults: the published Alpaca recipe, on all devices there are."""
-    return ConfigDict(
+    config = ConfigDict(
         {
             "model": {
                 "preset": "tiny",  # a name in alpaca_jax/model/presets.py
@@ -65,6 +65,7 @@ def default_config() -> ConfigDict:
             },
         }
     )
+    return config.lock()  # a misspelt key in a configuration file is an error, not a new key
 
 
 def validate(config: ConfigDict) -> None:

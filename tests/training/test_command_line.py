@@ -1,5 +1,7 @@
 """The configuration on the command line: changes take effect, mistakes get one line that says what is meant."""
 
+from pathlib import Path
+
 import pytest
 
 from alpaca_jax.support.errors import UserError
@@ -35,7 +37,8 @@ def test_flags_are_told_apart():
         (f"{TINY}:h100x9", [], "target.*cpu"),
         ("configs/absent.py", [], "no file"),
         ("configs", [], "no file"),
-        ("README.md", [], "README.md|no file"),
+        ("README.md", [], "README.md: .*does not end in .py"),
+        ("tests/conftest.py", [], "no attribute 'get_config'"),
     ],
 )
 def test_mistakes_are_refused(config: str, changes: list[str], says: str):
@@ -67,6 +70,18 @@ def test_values_that_no_run_could_use_are_refused(key: str, value: object):
     config[section][name] = value
     with pytest.raises(UserError, match=key):
         validate(config)
+
+
+def test_a_misspelt_key_in_a_file_is_refused(tmp_path: Path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from configs.tiny import get_config as tiny\ndef get_config():\n  c = tiny()\n  c.train.stpes = 1\n"
+    )
+    with pytest.raises(UserError, match=r"Did you mean.*steps"):
+        read_config(str(file), [])
+    file.write_text("def get_config():\n  return {}\n")
+    with pytest.raises(UserError, match="found a dict"):
+        read_config(str(file), [])
 
 
 def test_there_are_at_most_eighty_keys():
