@@ -10,8 +10,9 @@ import numpy as np
 
 import alpaca_jax
 from alpaca_jax.checkpoint.folder import CheckpointFolder, check_vocabulary
+from alpaca_jax.convert.formats import open_source
 from alpaca_jax.convert.names import EMBEDDING, HEAD, Correspondence, correspondences
-from alpaca_jax.convert.source import Source, open_source
+from alpaca_jax.convert.source import Source
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import explain_os_errors, new_folder
 from alpaca_jax.support.hashing import sha256_file
