@@ -166,3 +166,20 @@ def test_microbatches_take_every_row_once():
     split = np.asarray(split_microbatches({"tokens": rows}, 3)["tokens"])
     assert split.shape == (3, 4, 1)
     assert sorted(split.ravel()) == list(range(12))
+
+
+def test_arithmetic_runs_in_the_type_asked_for(reference):
+    losses, _, _ = run_steps(packed(examples()), model__compute_dtype="bfloat16")
+    assert losses != reference[0]
+    np.testing.assert_allclose(losses, reference[0], rtol=0.02)
+
+
+def test_moments_lie_where_their_parameters_do():
+    definition = define(MODEL)
+    mesh = make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+    optimiser = make_optimiser(config_of(), optax.constant_schedule(1e-3))
+    shardings = state_shardings(definition, optimiser, mesh)
+    for name in ("mu", "nu"):
+        assert optax.tree.get(shardings.optimiser, name) == shardings.parameters
+    state = new_state(definition, optimiser, shardings, seed=0)
+    jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail(str(leaf)), state, shardings)
