@@ -2,7 +2,7 @@
 
 Data      any instruction file, prepared with the checkpoint's own tokenizer (`--tokenizer=BASE/tokenizer`)
 Weights   `make smollm2` brings them in: --config.model.checkpoint=BASE
-Hardware  target cpu: one device of all cores, since splitting a CPU only costs; target gpu: all accelerators there are
+Hardware  target cpu: one device of all cores, since splitting a CPU only costs; targets gpu and tpu: all there are
 Command   python -m alpaca_jax.train --config=configs/smollm2_135m.py:cpu --workdir=DIR
               --config.model.checkpoint=BASE --config.data.path=DATA --config.train.steps=40
 """
@@ -15,7 +15,11 @@ def get_config(target: str = "cpu"):
     """The configuration for a target."""
     config = default_config()
     config.model.preset = "smollm2_135m"
-    set_target(config, target, {"cpu": {"cpu_devices": 1}, "gpu": {}})
+    set_target(
+        config,
+        target,
+        {"cpu": {"platform": "cpu", "cpu_devices": 1}, "gpu": {"platform": "gpu"}, "tpu": {"platform": "tpu"}},
+    )
 
     config.train.batch_rows = 4 if target == "cpu" else 32  # of 512: about 18 examples on a CPU, the recipe's 128 else
     if target == "cpu":

@@ -15,7 +15,7 @@ def get_config(target: str = "cpu"):
     """The configuration for a target."""
     config = default_config()
     config.model.preset = "tiny"
-    set_target(config, target, {"cpu": {"cpu_devices": 8, "fsdp": 4, "tensor": 2}})
+    set_target(config, target, {"cpu": {"platform": "cpu", "cpu_devices": 8, "fsdp": 4, "tensor": 2}})
 
     config.model.remat = "none"  # there is memory to spare
     config.train.batch_rows = 4

@@ -26,6 +26,24 @@ def use_cpu_devices(count: int) -> None:
         raise RuntimeError(f"JAX started with {jax.device_count()} devices before {count} were asked for")
 
 
+def require_platform(platform: str) -> None:
+    """Refuses to run on other devices than those asked for.
+
+    Args:
+      platform: gpu or tpu.
+
+    Raises:
+      UserError: JAX found others.
+    """
+    if jax.default_backend() != platform:
+        raise UserError(
+            "config.mesh.platform",
+            expected=f"{platform} devices",
+            found=f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+            remedy=f"install the extra {platform!r} on a machine that has them, or choose the target cpu",
+        )
+
+
 def make_mesh(sizes: Mapping[str, int]) -> Mesh:
     """A mesh over all devices.
 

@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines otherwise. Everything goes to standard error."""
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -56,6 +57,17 @@ class ProgressBar:
             self._last_line = time.monotonic()
             of = "" if self._total is None else f"/{self._total}"
             console.print(f"{self._title} {self._done}{of}  {note}".rstrip(), markup=False)
+
+
+@contextlib.contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """Says what is being waited for: a spinner on a terminal, which goes when it is over; a line otherwise."""
+    if console.is_terminal:
+        with console.status(title):
+            yield
+    else:
+        console.print(title, markup=False)
+        yield
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:

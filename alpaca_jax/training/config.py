@@ -27,7 +27,7 @@ def default_config() -> ConfigDict:
                 "seed": 0,  # order of the rows
             },
             "mesh": {
-                "platform": "",  # "cpu": virtual CPU devices; empty: the devices that JAX finds
+                "platform": "",  # gpu, tpu, or cpu (virtual devices); empty: whatever JAX finds
                 "cpu_devices": 8,  # how many, on platform "cpu"
                 "data": 1,  # copies of the model
                 "fsdp": -1,  # parts of the batch and of the parameters; -1: all devices left
@@ -101,7 +101,7 @@ def validate(config: ConfigDict) -> None:
         "model.compute_dtype": ("bfloat16", "float32"),
         "model.remat": ("none", "dots", "full"),
         "optimizer.schedule": ("cosine", "linear", "constant"),
-        "mesh.platform": ("", "cpu"),
+        "mesh.platform": ("", "cpu", "gpu", "tpu"),
     }
     for key, names in choices.items():
         if _get(config, key) not in names:

@@ -17,7 +17,7 @@ from alpaca_jax.generation.sampling import Sampling
 from alpaca_jax.parallel.mesh import place_batch
 from alpaca_jax.support.files import explain_os_errors
 from alpaca_jax.support.hashing import sha256_json
-from alpaca_jax.support.progress import ProgressBar
+from alpaca_jax.support.progress import ProgressBar, waiting
 from alpaca_jax.training.logs import Logs
 from alpaca_jax.training.report import announce, conclude
 from alpaca_jax.training.run import Run, write_run_file
@@ -71,7 +71,7 @@ class _Loop:
     def _updates(self, state: TrainState, last: int) -> None:
         run, config = self._run, self._run.config
         batches = self._run.batches().iterate(self._start)
-        with ProgressBar("compiling the train step", None):
+        with waiting("compiling the train step"):
             step = run.compile_step()
         with ProgressBar("training", last, self._start) as bar:
             for number in range(self._start + 1, last + 1):

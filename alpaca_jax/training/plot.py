@@ -29,7 +29,6 @@ def plot_loss(path: Path, metrics: list[dict[str, Any]], evaluations: list[dict[
         points = [(line["step"], line["eval_loss"]) for line in evaluations]
         axes.plot(*zip(*points, strict=True), "o-", color="tab:orange", label="held-out records")
     axes.set(xlabel="update", ylabel="loss (nats a trained token)", title=title)
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path)

@@ -21,7 +21,7 @@ from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.definition import Definition, define
 from alpaca_jax.model.presets import preset
-from alpaca_jax.parallel.mesh import batch_divisor, batch_sharding, make_mesh, use_cpu_devices
+from alpaca_jax.parallel.mesh import batch_divisor, batch_sharding, make_mesh, require_platform, use_cpu_devices
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import write_json_atomic
 from alpaca_jax.support.hashing import sha256_json
@@ -123,6 +123,8 @@ def prepare_run(config: ConfigDict, workdir: Path) -> Run:
     validate(config)
     if config.mesh.platform == "cpu":
         use_cpu_devices(config.mesh.cpu_devices)
+    elif config.mesh.platform:
+        require_platform(config.mesh.platform)
     dataset = open_packed_dataset(config.data.path)
     tokenizer = dataset.tokenizer()
     model = _model(config, tokenizer)

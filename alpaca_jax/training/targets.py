@@ -20,7 +20,5 @@ def set_target(config: ConfigDict, target: str, meshes: Mapping[str, Mapping[str
     """
     if target not in meshes:
         refuse_unknown(target, list(meshes), "--config, target")
-    if target == "cpu":
-        config.mesh.platform = "cpu"
     for key, value in meshes[target].items():
         config.mesh[key] = value

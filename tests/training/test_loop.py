@@ -182,6 +182,7 @@ def test_what_does_not_fit_is_refused_before_any_work(data: Path, tmp_path: Path
         "tokenizer of at most 2048 ids.*one of 2304": [f"--config.data.path={larger_vocabulary}"],
         "num_layers: 5 ≠ 4": [f"--config.model.checkpoint={elsewhere}"],
         "num_layers|hidden_size": ["--config.model.preset=smollm2_135m", f"--config.model.checkpoint={finished}"],
+        "expected gpu devices; found 8 × cpu": ["--config.mesh.platform=gpu"],
         "no such folder": [f"--config.model.checkpoint={tmp_path}/absent"],
         "Did you mean 'tiny'": ["--config.model.preset=tony"],
         "absent": [f"--config.data.path={tmp_path}/absent"],
