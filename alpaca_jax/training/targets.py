@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from alpaca_jax.support.program import refuse_unknown
 
 
-def set_target(config: ConfigDict, target: str, meshes: Mapping[str, Mapping[str, int]]) -> None:
+def set_target(config: ConfigDict, target: str, meshes: Mapping[str, Mapping[str, int | str]]) -> None:
     """Sets `config.mesh` for a target.
 
     Args:

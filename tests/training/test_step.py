@@ -125,6 +125,18 @@ def test_counts_and_loss_are_those_of_the_definition(reference):
     assert reference[2]["attended"] == sum(n * (n + 1) // 2 for row in LENGTHS for n in row)
 
 
+def test_the_gradient_is_that_of_the_mean_over_trained_tokens():
+    batch = packed(examples())
+    definition = define(MODEL)
+    parameters = jax.jit(definition.initialise, static_argnums=0)(0)
+    arrays = jax.tree.map(jnp.asarray, batch)
+    total = jax.grad(lambda p: summed_loss(definition.bind(p), arrays, 512)[0])(parameters)
+    by_hand = float(optax.tree.norm(total)) / batch["loss_mask"].sum()
+    for microbatches in (1, 2):
+        _, _, metrics = run_steps(batch, steps=1, train__microbatches=microbatches)
+        np.testing.assert_allclose(metrics["grad_norm"], by_hand, rtol=1e-5)
+
+
 def test_a_segment_adds_to_the_gradient_only_what_it_adds_alone():
     """Changing one packed example changes the summed gradient by the difference of its own gradients, and no more."""
     definition = define(MODEL)
