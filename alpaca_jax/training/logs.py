@@ -45,7 +45,7 @@ class Logs:
         }
         self._metrics.write(step, line)
         self._events.write(step, {f"train/{name}": value for name, value in line.items() if value is not None})
-        self.note = f"loss {line['loss']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
+        self.note = f"loss {metrics['loss']:.3f}  {line['tokens_per_second']:,.0f} tokens/s"
 
     def evaluation(self, step: int, loss: float, target_tokens: int) -> None:
         """Writes the loss on held-out rows after an update."""

@@ -1,6 +1,7 @@
 """JSON-lines files that grow with a run and agree with its checkpoints after a crash."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,8 +24,10 @@ class StepLog:
         self._file: TextIO = open(path, "a", encoding="utf-8")  # noqa: SIM115 (it lives as long as the run)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Appends a line and hands it to the operating system, so that a crash of the program keeps it."""
-        self._file.write(json.dumps({"step": step} | values, ensure_ascii=False) + "\n")
+        """Appends a line; a number that is not finite becomes null. A crash of the program leaves it standing."""
+        # JSON knows no NaN and no infinity.
+        finite = {name: None if _not_finite(value) else value for name, value in values.items()}
+        self._file.write(json.dumps({"step": step} | finite, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
 
     def read(self) -> list[dict[str, Any]]:
@@ -32,7 +35,8 @@ class StepLog:
         if not self.path.exists():
             return []
         lines = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        # Cut at line feeds alone: texts may hold other characters that Python takes for the end of a line.
+        for line in self.path.read_bytes().split(b"\n"):
             try:
                 lines.append(json.loads(line))
             except ValueError:
@@ -42,3 +46,7 @@ class StepLog:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

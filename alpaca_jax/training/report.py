@@ -48,18 +48,21 @@ def conclude(run: Run, logs: Logs, start: int) -> None:
     if len(evaluations) > 1:
         first, last = evaluations[0], evaluations[-1]
         console.print(
-            f"held-out loss: {first['eval_loss']:.4f} after update {first['step']}, "
-            f"{last['eval_loss']:.4f} after update {last['step']}"
+            f"held-out loss: {_number(first['eval_loss'])} after update {first['step']}, "
+            f"{_number(last['eval_loss'])} after update {last['step']}"
         )
     if metrics:
-        console.print(
-            f"training loss: {metrics[0]['loss']:.4f} at update 1, {metrics[-1]['loss']:.4f} at {metrics[-1]['step']}"
-        )
+        begun, ended = (_number(line["loss"]) for line in (metrics[0], metrics[-1]))
+        console.print(f"training loss: {begun} at update 1, {ended} at {metrics[-1]['step']}")
     console.print(
         f"in {run.workdir}: metrics.jsonl, loss.png, tensorboard/, run.json, checkpoints/"
         + (", samples.jsonl" if samples else "")
         + (", evaluations.jsonl" if evaluations else "")
     )
+
+
+def _number(value: float | None) -> str:
+    return "not a finite number" if value is None else f"{value:.4f}"
 
 
 def _one_line(text: str, limit: int = 160) -> str:
