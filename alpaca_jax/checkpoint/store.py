@@ -114,13 +114,13 @@ class Store:
             )
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # Orbax raises this bare class for what TensorStore cannot read
             raise UserError(
                 f"{self._folder}/{step}",
                 expected="a whole checkpoint",
-                found=shorten(str(error), 200),
+                found=shorten(str(_root(error)), 200),
                 remedy="delete that step's folder, so that the one before it is used",
-            ) from error
+            ) from None
 
     def _cannot_write(self, error: Exception) -> UserError:
         return UserError(
@@ -129,6 +129,11 @@ class Store:
             found=_reason(error),
             remedy="check the path, its permissions and the room on its disk, then run again",
         )
+
+
+def _root(error: BaseException) -> BaseException:
+    """The error that an error was raised from."""
+    return _root(error.__cause__) if error.__cause__ else error
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,8 @@
 """Checkpoint folders: back as they were on any mesh, and refused when they are not what they should be."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -99,6 +101,24 @@ def test_a_description_that_is_none_is_refused(tmp_path: Path, content: str):
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(UserError):
         CheckpointFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_step_is_refused(saved: Path, tmp_path: Path, damage: str):
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy)
+    if damage == "cut":
+        largest = max((copy / "5" / "parameters").rglob("*"), key=lambda path: path.stat().st_size)
+        os.truncate(largest, 1000)
+    else:
+        shutil.rmtree(copy / "5" / "parameters")
+    definition, shardings = on_mesh(1, 8, 1)
+    with (
+        pytest.raises(UserError, match=r"copy/5: expected a whole checkpoint.*one before") as caught,
+        Store(copy) as store,
+    ):
+        store.restore_parameters(abstract_parameters(definition.shapes, shardings, np.float32))
+    assert "\n" not in str(caught.value)
 
 
 def test_folders_without_a_step_are_refused(saved: Path, tmp_path: Path):
