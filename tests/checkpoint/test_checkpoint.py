@@ -18,17 +18,7 @@ from alpaca_jax.model.definition import define
 from alpaca_jax.parallel.mesh import make_mesh
 from alpaca_jax.parallel.sharding import parameter_shardings
 from alpaca_jax.support.errors import UserError
-
-MODEL = ModelConfig(
-    vocab_size=2048,
-    hidden_size=32,
-    intermediate_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-)
+from tests.models import SMALL as MODEL
 
 
 def on_mesh(data: int, fsdp: int, tensor: int):

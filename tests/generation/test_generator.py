@@ -9,21 +9,11 @@ from alpaca_jax.data.embedded import TOKENIZER
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.sampling import Sampling, sample
-from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.definition import define
 from alpaca_jax.parallel.mesh import make_mesh
 from alpaca_jax.support.errors import UserError
+from tests.models import SMALL as MODEL
 
-MODEL = ModelConfig(
-    vocab_size=2048,
-    hidden_size=32,
-    intermediate_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_position_embeddings=128,
-)
 PROMPTS = [[5, 9, 11], [700] * 40, [3], list(range(100, 117)), [2047, 12]]
 
 

@@ -1,5 +1,6 @@
 """The train step: the same on every mesh, in any number of microbatches, however the examples are packed."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,7 +10,6 @@ import optax
 import pytest
 
 from alpaca_jax.data.packing import ROW_DTYPES
-from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.definition import define
 from alpaca_jax.parallel.mesh import make_mesh, place_batch
 from alpaca_jax.training.config import default_config
@@ -17,17 +17,9 @@ from alpaca_jax.training.loss import summed_loss
 from alpaca_jax.training.optimiser import make_optimiser
 from alpaca_jax.training.state import new_state, state_shardings
 from alpaca_jax.training.step import split_microbatches, train_step
+from tests.models import SMALL
 
-MODEL = ModelConfig(
-    vocab_size=96,
-    hidden_size=32,
-    intermediate_size=64,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-)
+MODEL = dataclasses.replace(SMALL, vocab_size=96)
 # Of the segments in each of 16 rows of 16.
 LENGTHS = [(5, 9), (14,), (7, 3, 4), (12,), (2, 11), (6, 6), (13,), (4, 9)] * 2
 
