@@ -9,7 +9,7 @@ PACKAGE = Path("alpaca_jax")
 
 # A package may import those before it, itself, and nothing else of ours; programs may import everything.
 ORDER = ["support", "data", "parallel", "model", "checkpoint", "generation", "training", "convert"]
-# Parts that do not meet although they stand in a line: evaluation, weights and training need not know each other.
+# Parts that do not meet although they stand in a line.
 NEVER = {("parallel", "data"), ("model", "data"), ("convert", "training"), ("convert", "generation")}
 
 

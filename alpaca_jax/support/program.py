@@ -47,8 +47,8 @@ class Flags(argparse.ArgumentParser):
 def refuse_unknown(name: str, known: Sequence[str], subject: str) -> NoReturn:
     """Raises a `UserError` for a name that is not among the known ones, with the nearest of them."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    remedy = f"did you mean {nearest[0]!r}?" if nearest else f"valid are {', '.join(known)}"
-    raise UserError(subject, expected="a known name", found=repr(name), remedy=remedy.rstrip("?"))
+    remedy = f"did you mean {nearest[0]!r}" if nearest else f"valid are {', '.join(known)}"
+    raise UserError(subject, expected="a known name", found=repr(name), remedy=remedy)
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:

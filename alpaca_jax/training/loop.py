@@ -60,7 +60,7 @@ class _Loop:
             state = run.restore(self._store, self._start) if self._start else self._begin()
             self._updates(state, last)
         self._logs.close()
-        conclude(run, self._logs, self._start)
+        conclude(run, self._logs)
 
     def _begin(self) -> TrainState:
         state = self._run.start()

@@ -34,7 +34,7 @@ def announce(run: Run, start: int) -> None:
         console.print(f"[green]Going on after update {start}[/], the newest that was saved.")
 
 
-def conclude(run: Run, logs: Logs, start: int) -> None:
+def conclude(run: Run, logs: Logs) -> None:
     """Prints the sample answers before and after, and where everything lies."""
     samples, evaluations, metrics = logs.all_samples(), logs.all_evaluations(), logs.metrics()
     if len(samples) > 1:

@@ -1,5 +1,7 @@
 """Properties of the model that hold for any weights."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,16 @@ def two_segments() -> tuple[jax.Array, jax.Array]:
     return positions, segments
 
 
-def test_a_segment_does_not_see_another():
+def hidden_of_two_segments() -> Callable[[jax.Array], jax.Array]:
+    """Tokens of such a row to their hidden states, for fixed weights."""
     definition = define(SMALL)
     parameters = definition.initialise(0)
     positions, segments = two_segments()
-    hidden = jax.jit(lambda tokens: definition.bind(parameters)(tokens, positions, segments))
-    tokens = tokens_of(0, (1, 24))
+    return jax.jit(lambda tokens: definition.bind(parameters)(tokens, positions, segments))
+
+
+def test_a_segment_does_not_see_another():
+    hidden, tokens = hidden_of_two_segments(), tokens_of(0, (1, 24))
     before = hidden(tokens)
     changed_first = hidden(tokens.at[0, 3].add(1))
     changed_second = hidden(tokens.at[0, 12].add(1))
@@ -48,11 +54,7 @@ def test_a_segment_does_not_see_another():
 
 
 def test_a_token_does_not_see_a_later_one():
-    definition = define(SMALL)
-    parameters = definition.initialise(0)
-    positions, segments = two_segments()
-    hidden = jax.jit(lambda tokens: definition.bind(parameters)(tokens, positions, segments))
-    tokens = tokens_of(0, (1, 24))
+    hidden, tokens = hidden_of_two_segments(), tokens_of(0, (1, 24))
     before, after = hidden(tokens), hidden(tokens.at[0, 5].add(1))
     np.testing.assert_array_equal(before[0, :5], after[0, :5])
 
