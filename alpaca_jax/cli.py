@@ -7,9 +7,11 @@ from alpaca_jax.support.program import refuse_unknown, run_program
 
 # In the order in which a user meets them.
 PROGRAMS = {
+    "audit": "what is wrong with an instruction file",
     "prepare": "instruction files to a packed dataset",
     "show": "one packed row, token by token",
-    "convert": "weights in",
+    "convert": "weights in and out, weight diffs, proof",
+    "plan": "will it fit, how long, what cost",
     "train": "fine-tune, or go on with it",
     "generate": "answers from a checkpoint",
 }

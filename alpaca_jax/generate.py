@@ -4,10 +4,14 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import read_json_lines, write_text_atomic
 from alpaca_jax.support.program import Flags, run_program
+
+if TYPE_CHECKING:
+    from alpaca_jax.data.instructions import Record
 
 _DESCRIPTION = """\
 A checkpoint answers.
@@ -35,7 +39,7 @@ def main() -> None:
     from alpaca_jax.generation.load import load_generator
     from alpaca_jax.support.progress import ProgressBar
 
-    generator = load_generator(values.checkpoint, values.dtype)
+    generator = load_generator(values.checkpoint, values.dtype, values.template)
     if not values.out:
         print(generator.answer(prompts, sampling)[0])
         return
@@ -55,9 +59,10 @@ def _flags() -> Flags:
     )
     flags.add_argument("--instruction", metavar="TEXT", help="put into the prompt template")
     flags.add_argument("--context", metavar="TEXT", default="", help="the instruction's input, if it has one")
+    flags.add_argument("--template", metavar="NAME", help="(default: the checkpoint's own; if it has none, alpaca)")
     flags.add_argument("--prompt", metavar="TEXT", help="taken as it is, and continued")
     flags.add_argument(
-        "--input", metavar="FILE", help='JSON lines {"prompt": …} (as it is) or {"instruction": …, "input": …}'
+        "--input", metavar="FILE", help='JSON lines {"prompt": …} (as it is), {"instruction": …} or {"messages": […]}'
     )
     flags.add_argument("--out", metavar="FILE", help="where the lines of --input go, with `output` added")
     flags.add_argument("--temperature", type=float, default=0.7, metavar="T", help="0: greedy (default: %(default)s)")
@@ -70,10 +75,8 @@ def _flags() -> Flags:
     return flags
 
 
-def _read(values: argparse.Namespace) -> tuple[list[str], list[dict]]:
+def _read(values: argparse.Namespace) -> "tuple[list[str | Record], list[dict]]":
     """The prompts, and the records that they come from."""
-    from alpaca_jax.data.prompt import render_prompt
-
     given = [name for name in ("instruction", "prompt", "input") if getattr(values, name) is not None]
     if len(given) != 1 or (given == ["input"]) != (values.out is not None):
         raise UserError(
@@ -83,47 +86,43 @@ def _read(values: argparse.Namespace) -> tuple[list[str], list[dict]]:
             remedy="see `--help`",
         )
     if values.instruction is not None:
-        return _bounded([render_prompt(values.instruction, values.context)]), [{}]
+        return [_prompt_of({"instruction": values.instruction, "input": values.context}, "--instruction")], [{}]
     if values.prompt is not None:
-        return _bounded([values.prompt]), [{}]
+        return [_prompt_of({"prompt": values.prompt}, "--prompt")], [{}]
     records, prompts = [], []
     for number, record in read_json_lines(values.input):
-        prompt = _prompt_of(record, f"{values.input}, line {number}")
+        prompts.append(_prompt_of(record, f"{values.input}, line {number}"))
         records.append(record)
-        prompts.append(prompt)
     if not prompts:
         raise UserError(values.input, expected="at least one line", found="none", remedy="check the file")
-    return _bounded(prompts), records
+    return prompts, records
 
 
-def _prompt_of(record: object, place: str) -> str:
-    from alpaca_jax.data.prompt import render_prompt
+def _prompt_of(record: object, place: str) -> "str | Record":
+    """A text to be continued as it is, or a record to be put into the template."""
+    from alpaca_jax.data.instructions import Instruction, conversation_of
 
-    if isinstance(record, dict):
+    prompt: str | Record = ""
+    texts: list[str] = []
+    if isinstance(record, dict) and "messages" in record:
+        prompt = conversation_of(record["messages"], place)
+        texts = prompt.identity() if prompt.messages[-1].role == "user" else []
+    elif isinstance(record, dict):
         fields = [record.get("prompt", ""), record.get("instruction", ""), record.get("input") or ""]
-        if all(isinstance(field, str) for field in fields):
-            if record.get("prompt"):
-                return record["prompt"]
-            if record.get("instruction"):
-                return render_prompt(record["instruction"], record.get("input") or "")
-    raise UserError(
-        place,
-        expected='{"prompt": TEXT} or {"instruction": TEXT, "input": TEXT}',
-        found=shorten(record),
-        remedy="correct that line",
-    )
-
-
-def _bounded(prompts: list[str]) -> list[str]:
-    for number, prompt in enumerate(prompts, start=1):
-        if not prompt or len(prompt) > _LONGEST_PROMPT:
-            raise UserError(
-                f"prompt {number}",
-                expected=f"1 to {_LONGEST_PROMPT:,} characters",
-                found=f"{len(prompt):,}",
-                remedy="shorten it" if prompt else "give it a text",
-            )
-    return prompts
+        if all(isinstance(field, str) for field in fields) and any(fields[:2]):
+            texts = fields[:1] if fields[0] else fields[1:]
+            prompt = fields[0] or Instruction(fields[1], fields[2], "")
+    if not texts:
+        raise UserError(
+            place,
+            expected='{"prompt": TEXT}, {"instruction": TEXT, "input": TEXT} or {"messages": LIST} that the user ends',
+            found=shorten(record),
+            remedy="give it a text",
+        )
+    if (length := sum(map(len, texts))) > _LONGEST_PROMPT:
+        found = f"{length:,}"
+        raise UserError(place, expected=f"1 to {_LONGEST_PROMPT:,} characters", found=found, remedy="shorten it")
+    return prompt
 
 
 if __name__ == "__main__":

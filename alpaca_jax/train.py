@@ -28,14 +28,19 @@ def main() -> None:
     flags.add_argument("--workdir", required=True, metavar="DIR", help="where everything goes")
     values = flags.parse(arguments)
 
-    from alpaca_jax.training.command_line import read_config
+    from alpaca_jax.parallel.compiler_options import set_environment
+    from alpaca_jax.parallel.processes import joined
 
-    config = read_config(values.config, config_flags)
+    set_environment()
+    with joined():
+        from alpaca_jax.training.command_line import read_config
 
-    from alpaca_jax.training.loop import train
-    from alpaca_jax.training.run import prepare_run
+        config = read_config(values.config, config_flags)
 
-    train(prepare_run(config, Path(values.workdir)))
+        from alpaca_jax.training.loop import train
+        from alpaca_jax.training.run import prepare_run
+
+        train(prepare_run(config, Path(values.workdir)))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ def get_config(target: str = "cpu"):
     """The configuration for a target."""
     config = default_config()
     config.model.preset = "tiny"
-    set_target(config, target, {"cpu": {"platform": "cpu", "cpu_devices": 8, "fsdp": 4, "tensor": 2}})
-
     config.model.remat = "none"  # there is memory to spare
     config.train.batch_rows = 4
     config.train.epochs = 20.0
@@ -32,4 +30,4 @@ def get_config(target: str = "cpu"):
         "How many degrees do the interior angles of a hexagon add up to?",
     )
     config.samples.max_new_tokens = 24
-    return config
+    return set_target(config, target, {"cpu": {"mesh.cpu_devices": 8, "mesh.fsdp": 4, "mesh.tensor": 2}})

@@ -29,6 +29,8 @@ def test_help_is_one_screen_and_starts_nothing_heavy(name: str):
 @pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "convert"])
 def test_an_unknown_flag_is_one_line_with_the_nearest(name: str):
     known = {
+        "audit": "--input=a",
+        "plan": "--config=configs/alpaca_7b.py:a100x8",
         "prepare": "--input=a --tokenizer=b --seq_len=8 --out=c",
         "show": "--data=a",
         "train": "--config=configs/tiny.py --workdir=b",

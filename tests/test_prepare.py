@@ -8,7 +8,7 @@ import pytest
 
 from alpaca_jax import prepare
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
-from alpaca_jax.data.instructions import read_instructions
+from alpaca_jax.data.instructions import read_records
 from alpaca_jax.data.packed_dataset import open_packed_dataset
 from alpaca_jax.data.prompt import render_prompt
 from alpaca_jax.support.program import run_program
@@ -53,7 +53,7 @@ def test_every_record_comes_through_whole(run, tmp_path):
     assert code == 0
     assert list(counts) == ["records", "kept", "dropped", "truncated", "tokens", "target_tokens", "rows", "fill"]
     assert "error" not in err
-    tasks = list(read_instructions(SEED_TASKS))
+    tasks = [located.record for located in read_records(SEED_TASKS)]
     assert (counts["records"], counts["kept"], counts["dropped"], counts["truncated"]) == (
         len(tasks),
         len(tasks),
@@ -127,7 +127,14 @@ def test_the_same_again_is_left_alone_and_another_is_refused(run, tmp_path):
     code, said, _ = run(**flags)
     assert code == 0
     assert "already prepared" in said
-    for change, name in (({"seq_len": 128}, "seq_len 128"), ({"seed": 1}, "seed 1"), ({"eval_fraction": 0.2}, "0.2")):
+    for change, name in (
+        ({"seq_len": 128}, "seq_len 128"),
+        ({"seed": 1}, "seed 1"),
+        ({"eval_fraction": 0.2}, "0.2"),
+        ({"weights": "2"}, "weights .2.0."),
+        ({"tokenization": "stanford"}, "tokenization 'stanford'"),
+        ({"template": "llama2"}, "template "),
+    ):
         code, out, err = run(**{**flags, **change})
         assert (code, out) == (2, "")
         assert re.fullmatch(rf"error: .*/d: expected .*{name}.*\n", err)
@@ -135,10 +142,16 @@ def test_the_same_again_is_left_alone_and_another_is_refused(run, tmp_path):
 
 
 def test_the_summary_is_for_people(run, tmp_path):
-    (tmp_path / "a.jsonl").write_text(GOOD + GOOD.replace("Apple", ""))
-    code, out, _ = run(input=tmp_path / "a.jsonl", tokenizer=TOKENIZER, seq_len=256, out=tmp_path / "d")
+    (tmp_path / "a.jsonl").write_text(GOOD + 5 * GOOD.replace("Apple", ""))
+    (tmp_path / "b.jsonl").write_text(GOOD.replace("fruit", "pear"))
+    flags = (f"--input={tmp_path / 'a.jsonl'}", f"--input={tmp_path / 'b.jsonl'}")
+    code, out, _ = run(*flags, weights="1,3", tokenizer=TOKENIZER, seq_len=256, out=tmp_path / "d")
     assert code == 0
-    assert "1 empty_output" in out
+    assert re.search(r"kept +2 +dropped: 5 empty_output; truncated: 0", out)
+    assert "a.jsonl: 6 records\n" in out
+    assert "b.jsonl: 3 examples (weight 3) from 1 of 1 records\n" in out
+    assert "    a.jsonl, line 2: empty_output\n    a.jsonl, line 3: empty_output\n" in out
+    assert f"2 more in {tmp_path / 'd' / 'rejected.jsonl'}\n" in out
     assert re.search(r"rows +1 ", out)
 
 
@@ -160,6 +173,15 @@ def test_the_summary_is_for_people(run, tmp_path):
         (GOOD, {"eval_fraction": "nan"}, "--eval_fraction"),
         (GOOD, {"eval_fraction": 0.9999}, "none of 1 records in train"),
         (GOOD, {"eval_fraction": 0.0001}, "none of 1 records in eval"),
+        (GOOD, {"weights": "1,2"}, "--weights: expected 1 numbers .* found 1,2"),
+        (GOOD, {"weights": "0"}, "--weights: .*not all 0"),
+        (GOOD, {"weights": "-1"}, "--weights"),
+        (GOOD, {"weights": "nan"}, "--weights: .*found nan"),
+        (GOOD, {"weights": "1001"}, "from 0 to 1000"),
+        (GOOD, {"weights": "1,x"}, "--weights: expected numbers with commas"),
+        (GOOD, {"template": "vicuna"}, "--template: .*alpaca, chatml"),
+        (GOOD, {"template": "chatml"}, "<.im_start.>"),
+        (GOOD, {"tokenization": "fast"}, "--tokenization: expected exact or stanford"),
         (GOOD, {"tokenizer": "{tmp}/data.jsonl"}, "tokenizer"),
         (GOOD, {"tokenizer": "{tmp}/none.model"}, "none.model: .*no such file"),
         (GOOD, {"tokenizer": "{tmp}"}, "found neither"),
@@ -182,18 +204,15 @@ def test_bad_input_gives_one_line_and_no_output(run, tmp_path, monkeypatch, cont
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_the_work(run, tmp_path):
-    tmp_path.chmod(0o555)
-    if os.access(tmp_path, os.W_OK):
-        pytest.skip("this user may write everywhere")
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
     code, _, err = run(input=SEED_TASKS, tokenizer=TOKENIZER, seq_len=256, out=tmp_path / "d")
-    tmp_path.chmod(0o755)
     assert code == 2
     assert "read-only" in err
 
 
 def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch):
-    import array_record.python.array_record_module as module
+    from alpaca_jax.data import tfds_builder
 
     class FullDisk:
         def __init__(self, path, options):
@@ -205,7 +224,7 @@ def test_a_full_disk_is_one_line(run, tmp_path, monkeypatch):
         def close(self):
             raise RuntimeError("Failed to finalize: write() failed: No space left on device; writing x; at byte 9")
 
-    monkeypatch.setattr(module, "ArrayRecordWriter", FullDisk)
+    monkeypatch.setattr(tfds_builder, "ArrayRecordWriter", FullDisk)
     code, _, err = run(input=SEED_TASKS, tokenizer=TOKENIZER, seq_len=256, out=tmp_path / "d")
     assert code == 2
     assert err.splitlines()[-1].startswith("error: ")

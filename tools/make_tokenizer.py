@@ -10,8 +10,8 @@ import io
 from collections.abc import Iterator
 
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
-from alpaca_jax.data.instructions import read_instructions
-from alpaca_jax.data.prompt import render_prompt
+from alpaca_jax.data.instructions import read_records
+from alpaca_jax.data.prompt import DEFAULT_TEMPLATE, template_named
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import explain_os_errors
 from alpaca_jax.support.program import Flags, run_program
@@ -73,9 +73,10 @@ def train(texts: list[str], vocab_size: int) -> bytes:
 
 def _texts(path: str) -> Iterator[str]:
     """Prompts and answers apart, as they are tokenised."""
-    for instruction in read_instructions(path):
-        yield render_prompt(instruction.instruction, instruction.input)
-        yield instruction.output
+    for located in read_records(path):
+        for segment in template_named(DEFAULT_TEMPLATE).segments(located.record):
+            if not segment.special:
+                yield segment.text
 
 
 if __name__ == "__main__":

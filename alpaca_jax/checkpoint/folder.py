@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca_jax.data.prompt import template_sha256
+from alpaca_jax.data.prompt import DEFAULT_TEMPLATE, Template, check_template, template_named
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import explain_os_errors, new_folder, read_json, write_json_atomic
@@ -28,20 +28,20 @@ _TOKENIZER = "tokenizer"
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFolder:
-    """A complete checkpoint folder: its model, its tokenizer's hash, and the hash of the prompt template.
+    """A complete checkpoint folder: its model, its tokenizer's hash, and its prompt template.
 
     Attributes:
       path: the folder that holds `model.json`.
       model: the sizes of the model.
       tokenizer_sha256: of the tokenizer that the model was trained with.
-      template_sha256: of the prompt template that it was fine-tuned with; None for a model that was not.
+      template: the prompt template that it was fine-tuned with; None for a model that was not, here.
       provenance: where the weights come from, as JSON.
     """
 
     path: Path
     model: ModelConfig
     tokenizer_sha256: str
-    template_sha256: str | None
+    template: Template | None
     provenance: dict[str, Any]
 
     @classmethod
@@ -52,7 +52,7 @@ class CheckpointFolder:
         tokenizer: "Tokenizer",
         *,
         provenance: dict[str, Any],
-        fine_tuned: bool,
+        template: Template | None,
     ) -> "CheckpointFolder":
         """Writes the folder's description; the steps are added by `store.Store`.
 
@@ -61,15 +61,21 @@ class CheckpointFolder:
         """
         path = Path(path)
         check_vocabulary(model, tokenizer, str(path))
-        folder = cls(path, model, tokenizer.sha256, template_sha256() if fine_tuned else None, provenance)
+        folder = cls(path, model, tokenizer.sha256, template, provenance)
         with explain_os_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         # A run that was killed before its description was written leaves a tokenizer behind; it is written anew.
         shutil.rmtree(path / _TOKENIZER, ignore_errors=True)
         with new_folder(path / _TOKENIZER) as unfinished:
             tokenizer.save(unfinished)
-        description = dataclasses.asdict(folder) | {"format": _FORMAT, "model": model.to_json()}
-        del description["path"]
+        description = {
+            "format": _FORMAT,
+            "model": model.to_json(),
+            "tokenizer_sha256": tokenizer.sha256,
+            "template": template.name if template else None,
+            "template_sha256": template.sha256 if template else None,
+            "provenance": provenance,
+        }
         write_json_atomic(path / _DESCRIPTION, description)
         return folder
 
@@ -107,25 +113,17 @@ class CheckpointFolder:
                 remedy="convert or train it again",
             )
         try:
-            result = cls(
+            return cls(
                 folder,
                 ModelConfig.from_json(value["model"], str(source)),
                 value["tokenizer_sha256"],
-                value["template_sha256"],
+                _template(value, str(source)),
                 value["provenance"],
             )
         except KeyError as error:
             raise UserError(
                 str(source), expected=f"the key {error}", found="none", remedy="convert or train it again"
             ) from error
-        if result.template_sha256 not in (None, template_sha256()):
-            raise UserError(
-                str(source),
-                expected=f"a model fine-tuned with this version's prompt template, {template_sha256()[:12]}",
-                found=str(result.template_sha256)[:12],
-                remedy="use the version that trained it",
-            )
-        return result
 
     def tokenizer(self) -> "Tokenizer":
         """The folder's tokenizer.
@@ -144,6 +142,40 @@ class CheckpointFolder:
                 remedy="restore the folder's own tokenizer files",
             )
         return tokenizer
+
+
+def _template(description: dict[str, Any], source: str) -> Template | None:
+    """The template that `model.json` names; before there were several it named none, and only Alpaca's hash."""
+    if description["template_sha256"] is None:
+        return None
+    name = description.get("template", DEFAULT_TEMPLATE)
+    return check_template(name, description["template_sha256"], source, "use the version that trained it")
+
+
+def template_to_use(folder: CheckpointFolder, asked: str | None) -> Template:
+    """The prompt template to speak to a checkpoint with: its own; for a model not fine-tuned here, the one asked for.
+
+    Raises:
+      UserError: no such template, or another than the checkpoint's own.
+    """
+    wanted = template_named(asked) if asked is not None else None
+    check_same_template(folder, wanted, "--template")
+    return folder.template or wanted or template_named(DEFAULT_TEMPLATE)
+
+
+def check_same_template(folder: CheckpointFolder, wanted: Template | None, subject: str) -> None:
+    """Refuses a template that is not the one a checkpoint was fine-tuned with.
+
+    Raises:
+      UserError: it is not.
+    """
+    if folder.template is not None and wanted is not None and folder.template.sha256 != wanted.sha256:
+        raise UserError(
+            subject,
+            expected=f"the template that {folder.path} was fine-tuned with, {folder.template.name}",
+            found=wanted.name,
+            remedy=f"take {folder.template.name}, or a checkpoint that was not fine-tuned",
+        )
 
 
 def check_vocabulary(model: ModelConfig, tokenizer: "Tokenizer", subject: str) -> None:

@@ -6,17 +6,23 @@ A step holds `parameters` (always), and, where a training run wrote it, `optimis
 import errno
 import functools
 import logging
+import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint.type_handlers import TypeHandlerRegistry
 
 from alpaca_jax.support.errors import UserError, shorten
 
-_PARAMETERS, _OPTIMISER, _PROGRESS = "parameters", "optimiser", "progress"
+PARAMETERS, _OPTIMISER, _PROGRESS = "parameters", "optimiser", "progress"
+
+# Of the pieces that an array is cut into on the disk; a device that needs a part of a piece reads all of it.
+_PIECE_BYTES = 2**22
 
 
 class Store:
@@ -25,19 +31,22 @@ class Store:
     Args:
       folder: where they lie.
       keep: how many of the newest are kept; None keeps all.
+      leaves: what writes the parameters' leaves, uncompressed, in place of Orbax's own handlers; `save` then returns
+        when all is on the disk.
 
     Raises:
       UserError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, keep: int | None = None):
+    def __init__(self, folder: Path, keep: int | None = None, leaves: TypeHandlerRegistry | None = None):
         _silence_what_comes_as_an_exception_too()
         self._folder = folder
+        handlers = {}
+        if leaves is not None:
+            handlers[PARAMETERS] = ocp.PyTreeCheckpointHandler(type_handler_registry=leaves, use_compression=False)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=leaves is None)
         try:
-            self._manager = ocp.CheckpointManager(
-                folder.absolute(),
-                options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True),
-            )
+            self._manager = _manager(folder, options, handlers)
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -51,9 +60,17 @@ class Store:
         Raises:
           UserError: this save, or the one before it, could not be written.
         """
-        items: dict[str, Any] = {_PARAMETERS: ocp.args.StandardSave(parameters)}
+        items: dict[str, Any] = {PARAMETERS: ocp.args.StandardSave(parameters, jax.tree.map(cut, parameters))}
         if optimiser is not None:
             items |= {_OPTIMISER: ocp.args.StandardSave(optimiser), _PROGRESS: ocp.args.JsonSave(progress or {})}
+        self.save_items(step, items)
+
+    def save_items(self, step: int, items: Mapping[str, ocp.args.CheckpointArgs]) -> None:
+        """Saves what Orbax's own arguments say.
+
+        Raises:
+          UserError: this save, or the one before it, could not be written.
+        """
         try:
             self._manager.save(step, args=ocp.args.Composite(**items))
         except (OSError, ValueError, RuntimeError) as error:
@@ -69,7 +86,7 @@ class Store:
         Raises:
           UserError: there is no step, or it cannot be read.
         """
-        return self._restore(step, {_PARAMETERS: ocp.args.StandardRestore(abstract)})[_PARAMETERS]
+        return self._restore(step, {PARAMETERS: ocp.args.StandardRestore(abstract)})[PARAMETERS]
 
     def restore(self, step: int, parameters: Any, optimiser: Any) -> tuple[Any, Any, dict[str, Any]]:
         """Parameters, optimiser and progress of a step, straight into the shardings of the abstract trees given.
@@ -80,12 +97,12 @@ class Store:
         restored = self._restore(
             step,
             {
-                _PARAMETERS: ocp.args.StandardRestore(parameters),
+                PARAMETERS: ocp.args.StandardRestore(parameters),
                 _OPTIMISER: ocp.args.StandardRestore(optimiser),
                 _PROGRESS: ocp.args.JsonRestore(),
             },
         )
-        return restored[_PARAMETERS], restored[_OPTIMISER], restored[_PROGRESS]
+        return restored[PARAMETERS], restored[_OPTIMISER], restored[_PROGRESS]
 
     def close(self) -> None:
         """Waits until the last save is committed.
@@ -112,8 +129,14 @@ class Store:
             raise UserError(
                 str(self._folder), expected="at least one saved step", found="none", remedy="train until one is saved"
             )
+        handlers = {
+            name: ocp.StandardCheckpointHandler(restore_concurrent_gb=_gigabytes_at_one_time(item.item))
+            for name, item in items.items()
+            if isinstance(item, ocp.args.StandardRestore)
+        }
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            with _manager(self._folder, ocp.CheckpointManagerOptions(read_only=True), handlers) as manager:
+                return manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax raises this bare class for what TensorStore cannot read
             raise UserError(
                 f"{self._folder}/{step}",
@@ -129,6 +152,20 @@ class Store:
             found=_reason(error),
             remedy="check the path, its permissions and the room on its disk, then run again",
         )
+
+
+def _manager(folder: Path, options: Any, handlers: Mapping[str, ocp.CheckpointHandler]) -> ocp.CheckpointManager:
+    registry = ocp.handlers.create_default_handler_registry(**handlers)
+    return ocp.CheckpointManager(folder.absolute(), options=options, handler_registry=registry)
+
+
+def _gigabytes_at_one_time(abstract: Any) -> int:
+    """How much Orbax may have read and not yet handed to the devices: by itself it reads everything at once.
+
+    It refuses a limit below one device's part of one array, in whole pieces; no part is larger than the array.
+    """
+    leaves = jax.tree.leaves(abstract)
+    return max(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) // 10**9 + 1
 
 
 def _root(error: BaseException) -> BaseException:
@@ -159,6 +196,17 @@ def _silence_what_comes_as_an_exception_too() -> None:
             show(unraisable)
 
     sys.unraisablehook = hook
+
+
+def cut(array: Any) -> ocp.SaveArgs:
+    """How a parameter is cut on the disk: into small pieces, none of which holds numbers of two layers.
+
+    A layer is thus read, and each device reads its part, without most of the rest.
+
+    Args:
+      array: whatever has a shape. Those of three axes and more are stacks of layers.
+    """
+    return ocp.SaveArgs(chunk_byte_size=_PIECE_BYTES, shard_axes=(0,) if len(array.shape) > 2 else ())
 
 
 def abstract_parameters(shapes: Any, shardings: Any, dtype: Any) -> Any:

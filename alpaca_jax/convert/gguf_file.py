@@ -1,20 +1,25 @@
 """A GGUF file of the llama architecture (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) as a source."""
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alpaca_jax.convert.gguf_rope import ROPE_KEYS, ROPE_TENSOR, read_linear_scaling, with_frequency_divisors
 from alpaca_jax.convert.gguf_tokenizer import write_tokenizer
+from alpaca_jax.convert.rotary_pairs import split_rotary_halves
 from alpaca_jax.convert.source import TensorInfo, make_config
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.support.errors import UserError, shorten
+from alpaca_jax.support.files import explain_os_errors
 
 if TYPE_CHECKING:
     from alpaca_jax.data.tokenizer import Tokenizer
 
 _ARCHITECTURE = "llama"
+_PART_BYTES = 2**25  # dequantised at one time
 
 # GGUF's names for the tensors, in Hugging Face's words.
 _OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -47,9 +52,6 @@ _SIZE_KEYS = {
     "vocab_size",
 }
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "rope.scaling.type": ("none",),
-    "rope.scaling.factor": (0.0, 1.0),
-    "rope.scale_linear": (0.0, 1.0),
     "expert_count": (0,),
     "expert_used_count": (0,),
     "tensor_data_layout": ("Meta AI original pth", "Meta AI original"),  # the layout that every llama GGUF has
@@ -74,8 +76,11 @@ class GGUFFile:
         reader = self._open()
         self._fields = reader.fields
         self._own = {_their_name(tensor.name): tensor for tensor in reader.tensors}
+        divisors = self._own.pop(ROPE_TENSOR, None)
         self._refuse_what_is_not_computed()
         self.model = self._read_model()
+        if divisors is not None:
+            self.model = with_frequency_divisors(self.model, self._dequantise(divisors), self._refuse)
         self._check_types()
         self.tensors = {
             name: TensorInfo(tuple(int(size) for size in reversed(tensor.shape)), np.dtype(np.float32))
@@ -84,11 +89,11 @@ class GGUFFile:
 
     def read(self, name: str) -> np.ndarray:
         """See `source.Source`."""
-        tensor = _dequantise(self._own[name])
+        tensor = self._dequantise(self._own[name])
         if name.endswith("self_attn.q_proj.weight"):
-            return _split_rotary_halves(tensor, self.model.num_heads)
+            return split_rotary_halves(tensor, self.model.num_heads)
         if name.endswith("self_attn.k_proj.weight"):
-            return _split_rotary_halves(tensor, self.model.num_kv_heads)
+            return split_rotary_halves(tensor, self.model.num_kv_heads)
         return tensor
 
     def own_name(self, name: str) -> str:
@@ -146,11 +151,9 @@ class GGUFFile:
             raise self._refuse("general.architecture", repr(_ARCHITECTURE), shorten(architecture))
         if (self.value("split.count") or 0) > 1:
             raise self._refuse("split.count", "a model in one file", shorten(self.value("split.count")))
-        if "rope_freqs.weight" in self._own:
-            raise self._refuse("rope_freqs.weight", "no scaling of the rotary embedding", "a tensor that scales it")
         for key in self._fields:
             short = key.removeprefix(f"{_ARCHITECTURE}.")
-            if short == key or short in _SIZE_KEYS:
+            if short == key or short in _SIZE_KEYS | ROPE_KEYS:
                 continue
             if self.value(key) not in _NEUTRAL.get(short, ()):
                 allowed = " or ".join(map(repr, _NEUTRAL.get(short, ()))) or "no such key"
@@ -184,17 +187,42 @@ class GGUFFile:
             rope_theta=self._real("rope.freq_base", 10_000.0),
             norm_eps=self._real("attention.layer_norm_rms_epsilon"),
             tied_embeddings="lm_head.weight" not in self._own,
+            rope_scaling=read_linear_scaling(
+                lambda key: self.value(f"{_ARCHITECTURE}.{key}"),
+                lambda key, expected, found: self._refuse(f"{_ARCHITECTURE}.{key}", expected, found),
+            ),
         )
 
     def _check_types(self) -> None:
         """One row of each quantisation is dequantised, so that an unknown one is refused before any work."""
         for kind, tensor in {tensor.tensor_type: tensor for tensor in self._own.values()}.items():
             try:
-                _dequantise(tensor, rows=1)
+                self._dequantise(tensor, rows=1)
             except NotImplementedError as error:
                 raise self._refuse(
                     f"tensor {tensor.name}", "a quantisation that the gguf library undoes", kind.name
                 ) from error
+
+    def _dequantise(self, tensor: Any, rows: int | None = None) -> np.ndarray:
+        """The tensor, or its first rows, as float32.
+
+        Read in parts and not through the reader's mapping, whose pages would stay in memory.
+        """
+        from gguf.quants import dequantize
+
+        stored = tensor.data[:rows]  # a view that gives shape and type; its bytes are not touched
+        step = max(1, _PART_BYTES * len(stored) // max(1, stored.nbytes))
+        result = np.empty(0, np.float32)
+        with explain_os_errors(self.path), open(self.path, "rb") as file:
+            file.seek(tensor.data_offset)
+            for first in range(0, len(stored), step):
+                shape = stored[first : first + step].shape
+                raw = np.fromfile(file, stored.dtype, math.prod(shape)).reshape(shape)
+                part = dequantize(raw, tensor.tensor_type)
+                if first == 0:
+                    result = np.empty((len(stored), *part.shape[1:]), np.float32)
+                result[first : first + step] = part
+        return result
 
     def _size(self, short: str, default: int | None = None) -> int:
         return self._number(short, int, default)
@@ -227,16 +255,3 @@ def _their_name(name: str) -> str:
         return f"model.layers.{int(layer)}.{_IN_LAYER[part]}.weight" if part in _IN_LAYER else name
     stem = name.removesuffix(".weight")
     return f"{_OUTSIDE_LAYERS[stem]}.weight" if stem != name and stem in _OUTSIDE_LAYERS else name
-
-
-def _dequantise(tensor: Any, rows: int | None = None) -> np.ndarray:
-    """The tensor, or its first rows, as float32."""
-    from gguf.quants import dequantize
-
-    return dequantize(tensor.data[:rows], tensor.tensor_type)
-
-
-def _split_rotary_halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows [heads × Q, D] with pairs (2i, 2i + 1), as llama GGUFs store them, put into pairs (i, i + Q/2)."""
-    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, rows.shape[1])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)

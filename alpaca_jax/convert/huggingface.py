@@ -1,37 +1,36 @@
-"""A Hugging Face folder as a source: `config.json`, and safetensors in one file or in shards with an index."""
+"""A Hugging Face folder as a source: `config.json`, and weights in one file or in shards with an index."""
 
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import ml_dtypes
 import numpy as np
 
 from alpaca_jax.convert.huggingface_config import read_model_config
+from alpaca_jax.convert.safetensors_file import SafetensorsFile
 from alpaca_jax.convert.source import TensorInfo
+from alpaca_jax.convert.torch_files import TorchFile
+from alpaca_jax.convert.weight_files import WeightFile, damaged
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import read_json
 
 if TYPE_CHECKING:
     from alpaca_jax.data.tokenizer import Tokenizer
 
-_CONFIG, _SINGLE, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_DTYPES = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+_CONFIG = "config.json"
 # Old files hold each layer's rotary frequencies, which follow from the configuration.
 _IGNORED_SUFFIX = ".rotary_emb.inv_freq"
 
 
 class HuggingFaceFolder:
-    """A `source.Source`; nothing in it is ever unpickled.
+    """A `source.Source`; nothing in it is ever run.
 
     Args:
       folder: the folder.
 
     Raises:
-      UserError: not a LLaMA, something that this project does not compute, or damaged files.
+      UserError: a model that this project does not compute, or damaged files.
     """
 
     kind = "huggingface"
@@ -39,21 +38,13 @@ class HuggingFaceFolder:
     def __init__(self, folder: Path):
         self.path = folder
         self.model = read_model_config(read_json(folder / _CONFIG), str(folder / _CONFIG))
-        weights, index = _weight_files(folder)
-        self.files = (folder / _CONFIG, *([folder / _INDEX] if index is not None else []), *weights)
-        self._handles: dict[str, Any] = {}
-        self.tensors: dict[str, TensorInfo] = {}
-        for file in weights:
-            self._open(file)
-        if index is not None:
-            self._check_index(index)
+        self.weights = FolderOfWeights(folder)
+        self.files = (folder / _CONFIG, *self.weights.files)
+        self.tensors = {name: info for name, info in self.weights.tensors.items() if not name.endswith(_IGNORED_SUFFIX)}
 
     def read(self, name: str) -> np.ndarray:
         """See `source.Source`."""
-        try:
-            return self._handles[name].get_tensor(name)
-        except Exception as error:  # the library's own class, or the operating system's
-            raise _damaged(self.path, f"tensor {name}: {error}") from error
+        return self.weights.read(name)
 
     def own_name(self, name: str) -> str:
         """See `source.Source`."""
@@ -65,55 +56,81 @@ class HuggingFaceFolder:
 
         return load_tokenizer(self.path)
 
-    def _open(self, file: Path) -> None:
-        """Reads the header of one file; the library holds its lengths against the file's size."""
-        from safetensors import SafetensorError, safe_open
 
-        try:
-            handle = safe_open(file, framework="numpy")
-            names = handle.keys()
-            headers = [(name, handle.get_slice(name)) for name in names]
-        except FileNotFoundError as error:
-            raise UserError(
-                str(file), expected="a file that the index names", found="no such file", remedy="download it again"
-            ) from error
-        except (SafetensorError, OSError, ValueError) as error:
-            raise _damaged(file, str(error)) from error
-        for name, header in headers:
-            if name.endswith(_IGNORED_SUFFIX):
-                continue
-            dtype = header.get_dtype()
-            if dtype not in _DTYPES:
-                raise UserError(
-                    f"{file}, tensor {name}",
-                    expected=f"a type among {', '.join(_DTYPES)}",
-                    found=str(dtype),
-                    remedy="choose the model's own weights, not a quantised copy",
-                )
-            if name in self.tensors:
-                raise _damaged(file, f"tensor {name} is in another file too")
-            self.tensors[name] = TensorInfo(tuple(header.get_shape()), _DTYPES[dtype])
-            self._handles[name] = handle
+class FolderOfWeights:
+    """The tensors of a folder without its description: what its one file, or the files of its index, hold together.
 
-    def _check_index(self, weight_map: dict[str, str]) -> None:
-        for name, file in weight_map.items():
+    Args:
+      folder: the folder.
+      forms: the forms that are looked for, in the order of preference; none for those of a model.
+
+    Attributes:
+      files: the index, where there is one, and the files with weights.
+      tensors: every tensor by its name.
+
+    Raises:
+      UserError: no weights, a damaged file, an index that leaves the folder or names what is not there, or a tensor in
+        two files.
+    """
+
+    def __init__(self, folder: Path, forms: Sequence["Form"] = ()):
+        form = _form(folder, forms or WEIGHTS)
+        index = None if (folder / form.single).is_file() else folder / form.index
+        weight_map = {} if index is None else _read_index(index)
+        weights = tuple(folder / name for name in dict.fromkeys(weight_map.values())) or (folder / form.single,)
+        self.files: tuple[Path, ...] = weights if index is None else (index, *weights)
+        self.tensors: dict[str, TensorInfo] = {}
+        self._holders: dict[str, WeightFile] = {}
+        for path in weights:
+            file = form.open(path)
+            for name, info in file.tensors.items():
+                if name in self.tensors:
+                    raise damaged(path, f"tensor {name} is in another file too", form.kind)
+                self.tensors[name], self._holders[name] = info, file
+        for name, file_name in weight_map.items():
             if name not in self.tensors and not name.endswith(_IGNORED_SUFFIX):
-                raise _damaged(self.path / file, f"no tensor {name}, which {_INDEX} says is there")
+                raise damaged(folder / file_name, f"no tensor {name}, which {form.index} says is there", form.kind)
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        return self._holders[name].read(name)
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str] | None]:
-    """The files with weights, and the index where there is one; as transformers, the single file comes first."""
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE], None
-    if (folder / _INDEX).is_file():
-        weight_map = _read_index(folder / _INDEX)
-        return [folder / file for file in dict.fromkeys(weight_map.values())], weight_map
-    pickles = [file.name for pattern in ("*.bin", "*.pth", "*.pt") for file in sorted(folder.glob(pattern))]
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How a folder's weights may be stored."""
+
+    kind: str
+    single: str
+    open: Callable[[Path], WeightFile]
+
+    @property
+    def index(self) -> str:
+        """The name of the index, where there are several files."""
+        return f"{self.single}.index.json"
+
+
+# In the order of preference; as in transformers, the single file comes before the index.
+WEIGHTS = (
+    Form("safetensors", "model.safetensors", SafetensorsFile),
+    Form("PyTorch weights", "pytorch_model.bin", TorchFile),
+)
+
+
+def _form(folder: Path, forms: Sequence[Form]) -> Form:
+    for form in forms:
+        if (folder / form.single).is_file() or (folder / form.index).is_file():
+            return form
+    others = [file.name for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt") for file in folder.glob(pattern)]
     raise UserError(
         str(folder),
-        expected=f"{_SINGLE} or {_INDEX}",
-        found=f"only {pickles[0]}, a pickle, which can run code when it is read" if pickles else "neither",
-        remedy="get the model's safetensors, or save it again with transformers' save_pretrained",
+        expected=", or ".join(f"{form.single} or {form.index}" for form in forms),
+        found=f"none of them, but {min(others)}" if others else "none of them",
+        remedy="download the missing files, or save the model again with transformers' save_pretrained",
     )
 
 
@@ -137,9 +154,3 @@ def _read_index(path: Path) -> dict[str, str]:
                 remedy="do not use this model: its index points elsewhere",
             )
     return weight_map
-
-
-def _damaged(file: Path, found: str) -> UserError:
-    return UserError(
-        str(file), expected="whole safetensors", found=shorten(found, 160), remedy="download the model again"
-    )

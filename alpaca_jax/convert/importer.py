@@ -1,32 +1,48 @@
-"""Brings a foreign checkpoint in: everything is checked, then the folder is filled under another name and renamed."""
+"""Brings a foreign checkpoint in: everything is checked, then the folder is filled under another name and renamed.
 
+The tensors stream from the source to the disk: reading, turning, hashing and writing overlap, and no more than a few
+tensors are in memory at one time.
+"""
+
+import itertools
 import math
-import shutil
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import alpaca_jax
 from alpaca_jax.checkpoint.folder import CheckpointFolder, check_vocabulary
+from alpaca_jax.convert.bits import is_finite
+from alpaca_jax.convert.certificate import CERTIFICATE, Certificate, tensor_record
 from alpaca_jax.convert.formats import open_source
-from alpaca_jax.convert.names import EMBEDDING, HEAD, Correspondence, correspondences
+from alpaca_jax.convert.huggingface_writer import check_room
+from alpaca_jax.convert.names import EMBEDDING, HEAD, Correspondence, correspondences, tensors_in_order
+from alpaca_jax.convert.pipeline import FileSums, ahead, contiguous
 from alpaca_jax.convert.source import Source
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import explain_os_errors, new_folder
 from alpaca_jax.support.hashing import sha256_file
-from alpaca_jax.support.progress import ProgressBar, track
+from alpaca_jax.support.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from alpaca_jax.checkpoint.streaming import ArrayToCome
+
+# Into how many pieces the axis that FSDP splits is cut: as many as a machine has devices.
+_PIECES = 8
 
 
 def import_checkpoint(source: str | Path, out: str | Path) -> CheckpointFolder:
     """Imports a model with its tokenizer as step 0 of a new checkpoint folder.
 
     The parameters keep the source's type: bfloat16, float16 or float32, and float32 for a quantised GGUF. Where the
-    layers of one parameter differ in type, the stack is float32, which holds them all.
+    layers of one parameter differ in type, the stack is float32, which holds them all, and the certificate remembers
+    each one's own type.
 
     Args:
-      source: a Hugging Face folder or a GGUF file.
+      source: a folder of Hugging Face's or Meta's, or a GGUF file.
       out: the folder to make; it must not exist, or be empty.
 
     Returns:
@@ -36,16 +52,24 @@ def import_checkpoint(source: str | Path, out: str | Path) -> CheckpointFolder:
       UserError: the source is damaged or not supported, or `out` cannot be written; nothing is left behind.
     """
     opened = open_source(source)
+    if opened.kind == "alpaca_jax":
+        raise UserError(
+            str(source),
+            expected="a model of another program",
+            found="a checkpoint of this project",
+            remedy="use it as it is: give it as --checkpoint",
+        )
     check_tensors(opened)
     with explain_os_errors("folder for temporary files"), tempfile.TemporaryDirectory() as scratch:
         tokenizer = opened.tokenizer(Path(scratch))
         check_vocabulary(opened.model, tokenizer, str(opened.path))
         with new_folder(out) as unfinished:
-            _check_room(opened, unfinished)
-            parameters = read_parameters(opened)
-            _save(unfinished, parameters)
-            provenance = _provenance(opened)
-            CheckpointFolder.create(unfinished, opened.model, tokenizer, provenance=provenance, fine_tuned=False)
+            with FileSums(opened.files) as sums:
+                records = _stream(opened, unfinished)
+                certificate = Certificate(opened.kind, sums.result(), opened.model.to_json(), records)
+            certificate.write(unfinished)
+            provenance = {"kind": opened.kind, "certificate": sha256_file(unfinished / CERTIFICATE)}
+            CheckpointFolder.create(unfinished, opened.model, tokenizer, provenance=provenance, template=None)
     return CheckpointFolder.open(out)
 
 
@@ -68,42 +92,61 @@ def check_tensors(source: Source) -> None:
     if remaining:
         name = min(remaining)
         found = f"{len(remaining)} that this version does not compute, such as {name}"
-        raise _refuse(source, name, "only the tensors of a plain LLaMA", found, "choose another model")
+        raise _refuse(source, name, "only the tensors of a model of the LLaMA family", found, "choose another model")
 
 
-def read_parameters(source: Source) -> dict[str, Any]:
-    """The parameter tree, read tensor by tensor with a progress bar, as numpy arrays on the host.
+def _stream(source: Source, folder: Path) -> dict[str, dict[str, Any]]:
+    """Saves the tensors as a step and gives what the certificate says of each.
 
     Raises:
       UserError: a tensor cannot be read or holds NaN or infinity, or a tied model's head is not its embedding.
     """
-    tree: dict[str, Any] = {}
-    rows = correspondences(source.model)
-    with ProgressBar("importing tensors", sum(len(list(row.names(source.model))) for row in rows)) as bar:
-        for row in rows:
-            *parents, leaf = row.ours.split(".")
-            node = tree
-            for parent in parents:
-                node = node.setdefault(parent, {})
-            node[leaf] = _read_parameter(source, row, bar)
-    if source.model.tied_embeddings and HEAD.theirs in source.tensors:
+    from alpaca_jax.checkpoint.streaming import Part, save_streamed
+
+    model = source.model
+    arrays = {row.ours: _array_to_come(source, row) for row in correspondences(model)}
+    check_room(folder, sum(array.nbytes for array in arrays.values()))
+    records: dict[str, dict[str, Any]] = {}
+
+    def parts() -> Iterator[Part]:
+        for row, layer, name in tensors_in_order(model):
+            tensor = source.read(name)
+            if not is_finite(tensor):
+                raise _refuse(source, name, "finite numbers", "NaN or infinity", "download the model again")
+            record = hashing.submit(tensor_record, tensor)  # beside the turning: both release Python's lock
+            array, ours = arrays[row.ours], row.to_ours(tensor, model)
+            for index in _pieces(ours.shape, array.piece[-ours.ndim :]):
+                piece = contiguous(ours[index]).astype(array.dtype, copy=False)
+                yield Part(row.ours, index if layer is None else (layer, *index), piece)
+            records[name] = record.result()
+            bar.advance(note=name)
+
+    total = len(list(tensors_in_order(model)))
+    with ProgressBar("importing tensors", total) as bar, ThreadPoolExecutor(1) as hashing:
+        save_streamed(folder, 0, arrays, ahead(parts()))
+    if model.tied_embeddings and HEAD.theirs in source.tensors:
         _check_head_is_embedding(source)
-    return tree
+    return records
 
 
-def _read_parameter(source: Source, row: Correspondence, bar: ProgressBar) -> np.ndarray:
-    """One parameter, its layers stacked."""
-    names = list(row.names(source.model))
-    dtypes = {source.tensors[name].dtype for name in names}
+def _array_to_come(source: Source, row: Correspondence) -> "ArrayToCome":
+    """The parameter that a row's tensors become, stored in pieces as FSDP (`parallel/sharding.py`) splits it."""
+    from alpaca_jax.checkpoint.streaming import ArrayToCome
+
+    dtypes = {source.tensors[name].dtype for name in row.names(source.model)}
     dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
-    stack = np.empty((len(names), *row.our_shape(source.model)), dtype)
-    for index, name in enumerate(names):
-        tensor = source.read(name)
-        if not np.isfinite(tensor).all():
-            raise _refuse(source, name, "finite numbers", "NaN or infinity", "download the model again")
-        stack[index] = row.to_ours(tensor, source.model)
-        bar.advance(note=name)
-    return stack if row.stacked else stack[0]
+    axes, shape = row.our_axes.split(), row.our_shape(source.model)
+    cuts = [_PIECES if axis == "D" and len(axes) > 1 else 1 for axis in axes]
+    piece = tuple(size // math.gcd(size, cut) for size, cut in zip(shape, cuts, strict=True))
+    if not row.stacked:
+        return ArrayToCome(shape, dtype, piece)
+    return ArrayToCome((source.model.num_layers, *shape), dtype, (1, *piece))
+
+
+def _pieces(shape: tuple[int, ...], piece: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    """Where an array of that shape is cut."""
+    for start in itertools.product(*(range(0, size, part) for size, part in zip(shape, piece, strict=True))):
+        yield tuple(slice(first, first + part) for first, part in zip(start, piece, strict=True))
 
 
 def _check_head_is_embedding(source: Source) -> None:
@@ -122,39 +165,6 @@ def _check_shape(source: Source, name: str, row: Correspondence) -> None:
     wanted, found = row.their_shape(source.model), source.tensors[name].shape
     if found != wanted:
         raise _refuse(source, name, f"shape {wanted}", f"{found}", "check that description and weights belong together")
-
-
-def _check_room(source: Source, folder: Path) -> None:
-    """Refuses a disk without room for the parameters before anything is read or written."""
-    sizes = (math.prod(info.shape) * info.dtype.itemsize for info in source.tensors.values())
-    needed, free = sum(sizes) / 2**20, shutil.disk_usage(folder).free / 2**20
-    if free < needed:
-        raise UserError(
-            str(folder.parent),
-            expected=f"room for {needed:,.0f} MiB on its disk",
-            found=f"{free:,.0f} MiB",
-            remedy="free some room or choose another place",
-        )
-
-
-def _save(folder: Path, parameters: dict[str, Any]) -> None:
-    from alpaca_jax.checkpoint.store import Store
-
-    store = Store(folder)
-    try:
-        store.save(0, parameters)
-        store.close()
-    except KeyboardInterrupt:
-        store.close()  # Orbax's threads must end before the folder that they write to is removed
-        raise
-
-
-def _provenance(source: Source) -> dict[str, Any]:
-    files = []
-    for file in track(source.files, "hashing source files"):
-        with explain_os_errors(file):
-            files.append({"name": file.name, "sha256": sha256_file(file)})
-    return {"kind": source.kind, "files": files, "alpaca_jax": alpaca_jax.__version__}
 
 
 def _refuse(source: Source, name: str, expected: str, found: str, remedy: str) -> UserError:

@@ -24,12 +24,14 @@ class Correspondence:
       theirs: Hugging Face's name; `{layer}` stands for the layer's number where there is one tensor a layer.
       our_axes: the layout of one layer's slice here.
       their_axes: the layout there.
+      flag: the field of `ModelConfig` that says whether a model has it; empty where every model has.
     """
 
     ours: str
     theirs: str
     our_axes: str
     their_axes: str
+    flag: str = ""
 
     @property
     def stacked(self) -> bool:
@@ -78,10 +80,19 @@ _TABLE = (
     Correspondence("layers.attention.key", f"{_LAYER}.self_attn.k_proj.weight", "D K Q", "KQ D"),
     Correspondence("layers.attention.value", f"{_LAYER}.self_attn.v_proj.weight", "D K Q", "KQ D"),
     Correspondence("layers.attention.output", f"{_LAYER}.self_attn.o_proj.weight", "H Q D", "D HQ"),
+    Correspondence("layers.attention.query_bias", f"{_LAYER}.self_attn.q_proj.bias", "H Q", "HQ", "qkv_bias"),
+    Correspondence("layers.attention.key_bias", f"{_LAYER}.self_attn.k_proj.bias", "K Q", "KQ", "qkv_bias"),
+    Correspondence("layers.attention.value_bias", f"{_LAYER}.self_attn.v_proj.bias", "K Q", "KQ", "qkv_bias"),
+    Correspondence("layers.attention.output_bias", f"{_LAYER}.self_attn.o_proj.bias", "D", "D", "output_bias"),
+    Correspondence("layers.attention.query_norm.scale", f"{_LAYER}.self_attn.q_norm.weight", "Q", "Q", "qk_norm"),
+    Correspondence("layers.attention.key_norm.scale", f"{_LAYER}.self_attn.k_norm.weight", "Q", "Q", "qk_norm"),
     Correspondence("layers.mlp_norm.scale", f"{_LAYER}.post_attention_layernorm.weight", "D", "D"),
     Correspondence("layers.mlp.gate", f"{_LAYER}.mlp.gate_proj.weight", "D F", "F D"),
     Correspondence("layers.mlp.up", f"{_LAYER}.mlp.up_proj.weight", "D F", "F D"),
     Correspondence("layers.mlp.down", f"{_LAYER}.mlp.down_proj.weight", "F D", "D F"),
+    Correspondence("layers.mlp.gate_bias", f"{_LAYER}.mlp.gate_proj.bias", "F", "F", "mlp_bias"),
+    Correspondence("layers.mlp.up_bias", f"{_LAYER}.mlp.up_proj.bias", "F", "F", "mlp_bias"),
+    Correspondence("layers.mlp.down_bias", f"{_LAYER}.mlp.down_proj.bias", "D", "D", "mlp_bias"),
     Correspondence("final_norm.scale", "model.norm.weight", "D", "D"),
     Correspondence("head", "lm_head.weight", "D V", "V D"),
 )
@@ -90,7 +101,26 @@ EMBEDDING, HEAD = _TABLE[0], _TABLE[-1]
 
 def correspondences(config: ModelConfig) -> tuple[Correspondence, ...]:
     """The table's rows for a model; a tied one has no head of its own."""
-    return tuple(row for row in _TABLE if not (row is HEAD and config.tied_embeddings))
+    rows = (row for row in _TABLE if not row.flag or getattr(config, row.flag))
+    return tuple(row for row in rows if not (row is HEAD and config.tied_embeddings))
+
+
+def tensors_in_order(config: ModelConfig) -> Iterator[tuple[Correspondence, int | None, str]]:
+    """Every tensor as (row, layer, Hugging Face's name), in the order in which files hold them: layer by layer.
+
+    The layer is None where the row has no layers.
+    """
+    rows = correspondences(config)
+    first_layered = next(index for index, row in enumerate(rows) if row.stacked)
+    for row in rows[:first_layered]:
+        yield row, None, row.theirs
+    for layer in range(config.num_layers):
+        for row in rows:
+            if row.stacked:
+                yield row, layer, row.theirs.format(layer=layer)
+    for row in rows[first_layered:]:
+        if not row.stacked:
+            yield row, None, row.theirs
 
 
 def _sizes(config: ModelConfig) -> dict[str, int]:

@@ -6,20 +6,20 @@ import io
 import logging
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
 
-from alpaca_jax.data.packing import ROW_DTYPES, PackedRow
-from alpaca_jax.data.prompt import template_sha256
+from alpaca_jax.data.packing import ROW_DTYPES, Rows
+from alpaca_jax.data.prompt import Template, check_template
 from alpaca_jax.data.tokenizer import Tokenizer, load_tokenizer
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import explain_os_errors, new_folder, read_json
 
 FORMAT = "alpaca_jax packed instructions"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _PREPARE_AGAIN = "prepare the dataset again with `python -m alpaca_jax.prepare`"
 
@@ -31,11 +31,13 @@ class PackedDataset:
     Attributes:
       folder: where it lies.
       seq_len: the length of every row.
+      template: the prompt template that made the texts.
       metadata: its provenance and counts, as `prepare` wrote them.
     """
 
     folder: Path
     seq_len: int
+    template: Template
     metadata: dict[str, Any] = dataclasses.field(repr=False)
     _builder: Any = dataclasses.field(repr=False)
 
@@ -67,7 +69,10 @@ class PackedDataset:
         """
         self.num_rows(split)
         with _quiet(), _explain_damage(self.folder):
-            return RowSource(self._builder.as_data_source(split=split), self.folder)
+            import tensorflow_datasets as tfds
+
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            return RowSource(self._builder.as_data_source(split=split, deserialize_method=raw), self.folder)
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the rows.
@@ -90,8 +95,10 @@ class RowSource:
     """Random access to rows; row k is a dict of the five arrays of `PackedRow`, each [L] and read-only."""
 
     def __init__(self, source: Any, folder: Path):
-        """Wraps a TFDS data source."""
-        self._source, self._folder = source, folder
+        """Wraps a TFDS data source of undecoded records."""
+        from alpaca_jax.data.tfds_builder import decode_row
+
+        self._source, self._folder, self._decode = source, folder, decode_row
 
     def __len__(self) -> int:
         return len(self._source)
@@ -106,7 +113,7 @@ class RowSource:
         if not 0 <= row.__index__() < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         with _explain_damage(self._folder):
-            return self._source[row]
+            return self._decode(self._source[row])
 
     def __repr__(self) -> str:
         return f"RowSource({str(self._folder)!r}, rows={len(self)})"
@@ -114,10 +121,12 @@ class RowSource:
 
 def write_packed_dataset(
     folder: str | Path,
-    rows: Mapping[str, Iterable[PackedRow]],
+    rows: Mapping[str, Rows],
     seq_len: int,
     metadata: dict[str, Any],
     tokenizer: Tokenizer,
+    template: Template,
+    beside: Sequence[Path] = (),
 ) -> None:
     """Writes a dataset that `open_packed_dataset` and plain `tfds.builder_from_directory` read.
 
@@ -129,6 +138,8 @@ def write_packed_dataset(
       seq_len: the length of the rows.
       metadata: what to keep with them; format, lengths and the hashes of template and tokenizer are added.
       tokenizer: is copied along.
+      template: what the rows' texts were made with.
+      beside: files to move into the folder.
 
     Raises:
       UserError: the folder has content or cannot be written.
@@ -137,7 +148,8 @@ def write_packed_dataset(
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "seq_len": seq_len,
-        "template_sha256": template_sha256(),
+        "template": template.name,
+        "template_sha256": template.sha256,
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         **metadata,
@@ -157,6 +169,8 @@ def write_packed_dataset(
             file.rename(temporary / file.name)
         shutil.rmtree(temporary / "build")
         tokenizer.save(temporary / "tokenizer")
+        for path in beside:
+            path.replace(temporary / path.name)
 
 
 def open_packed_dataset(folder: str | Path) -> PackedDataset:
@@ -167,6 +181,7 @@ def open_packed_dataset(folder: str | Path) -> PackedDataset:
     """
     folder = Path(folder)
     metadata = _read_metadata(folder)
+    template = check_template(metadata.get("template"), metadata.get("template_sha256"), str(folder), _PREPARE_AGAIN)
     with _quiet():
         import tensorflow_datasets as tfds
     with _quiet(), _explain_damage(folder):
@@ -179,7 +194,7 @@ def open_packed_dataset(folder: str | Path) -> PackedDataset:
         for split in builder.info.splits.values():
             for path, rows in zip(split.filepaths, split.shard_lengths, strict=True):
                 _check_record_file(str(path), rows)
-    return PackedDataset(folder, metadata["seq_len"], metadata, builder)
+    return PackedDataset(folder, metadata["seq_len"], template, metadata, builder)
 
 
 def _check_record_file(path: str, rows: int) -> None:
@@ -195,7 +210,7 @@ def _check_record_file(path: str, rows: int) -> None:
 
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
-    """The dataset's own metadata, checked to be of this format and for this prompt template."""
+    """The dataset's own metadata, checked to be of this format."""
     subject = str(folder)
     with explain_os_errors(folder):
         if not folder.is_dir() or not (folder / "metadata.json").is_file():
@@ -209,13 +224,6 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     if metadata.get("format_version") != FORMAT_VERSION:
         found = f"version {shorten(metadata.get('format_version'))}"
         raise UserError(subject, expected=f"format version {FORMAT_VERSION}", found=found, remedy=_PREPARE_AGAIN)
-    if metadata.get("template_sha256") != template_sha256():
-        raise UserError(
-            subject,
-            expected=f"rows made with this version's prompt template ({template_sha256()[:12]}…)",
-            found=f"another template ({str(metadata.get('template_sha256'))[:12]}…)",
-            remedy=_PREPARE_AGAIN,
-        )
     missing = {"seq_len", "tokenizer_sha256", "vocab_size"} - metadata.keys()
     if missing:
         found = f"none of {', '.join(sorted(missing))}"

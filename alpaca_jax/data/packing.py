@@ -1,14 +1,19 @@
 """Packs examples of many lengths into rows of one length; inputs and targets are shifted by one here and only here.
 
-L: tokens in a row; n: tokens of one example, which fill n − 1 places, since the last token is only a target.
+L: tokens in a row; I: items to pack; J: items of a few rows; P: the places they fill. An example of n tokens is an item
+of n − 1 places, since its last token is only a target.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
-from alpaca_jax.data.examples import Example
+from alpaca_jax.data.example_table import ExampleTable
+
+# Rows are made this many places at a time: few enough to be small beside everything else, many enough for numpy.
+_PLACES_AT_ONCE = 2**18
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +55,15 @@ ROW_DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+class Rows(Protocol):
+    """Rows in an order, as many as `len` says."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[PackedRow]: ...
+
+
+def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> np.ndarray:
     """Distributes items over rows of `capacity`: the longest first, each into the fullest row that still has room.
 
     Equal lengths keep their order, and of equally full rows the one last filled is taken, so the result depends on
@@ -59,19 +72,24 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
     The rows' free space is kept as the bits of one integer: the smallest free space that is large enough is its lowest
     set bit at or above the length, found in capacity/64 machine words whatever the number of rows.
 
+    Args:
+      lengths: integers [I].
+      capacity: places in a row.
+
     Returns:
-      For each row the indices of its items.
+      int32 [I], the row of each item.
 
     Raises:
       ValueError: a length that is not between 1 and `capacity`.
     """
-    rows: list[list[int]] = []
+    for item in np.flatnonzero((lengths < 1) | (lengths > capacity))[:1]:
+        raise ValueError(f"item {item}: expected a length between 1 and {capacity}, found {lengths[item]}")
     rows_with_space: list[list[int]] = [[] for _ in range(capacity + 1)]
     spaces = 0  # bit s is set while some row has exactly s free places
-    for item in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        length = int(lengths[item])
-        if not 1 <= length <= capacity:
-            raise ValueError(f"item {item}: expected a length between 1 and {capacity}, found {length}")
+    opened = 0
+    chosen = []
+    longest_first_I = _longest_first(lengths)
+    for length in lengths[longest_first_I].tolist():
         large_enough = spaces >> length
         if large_enough:
             space = length + (large_enough & -large_enough).bit_length() - 1
@@ -79,35 +97,75 @@ def best_fit_decreasing(lengths: Sequence[int], capacity: int) -> list[list[int]
             if not rows_with_space[space]:
                 spaces ^= 1 << space
         else:
-            space, row = capacity, len(rows)
-            rows.append([])
-        rows[row].append(item)
+            space, row = capacity, opened
+            opened += 1
+        chosen.append(row)
         rows_with_space[space - length].append(row)
         spaces |= 1 << (space - length)
-    return rows
+    row_I = np.empty(len(lengths), np.int32)
+    row_I[longest_first_I] = chosen
+    return row_I
 
 
-def pack(examples: Sequence[Example], seq_len: int) -> Iterator[PackedRow]:
-    """Rows of `seq_len` that hold each example once and whole.
-
-    Raises:
-      ValueError: an example of fewer than 2 or more than `seq_len + 1` tokens.
-    """
-    lengths = [len(example.tokens) - 1 for example in examples]
-    for members in best_fit_decreasing(lengths, seq_len):
-        yield _row([examples[index] for index in members], seq_len)
+def _longest_first(lengths: np.ndarray) -> np.ndarray:
+    return np.argsort(-lengths, kind="stable")
 
 
-def _row(examples: Sequence[Example], seq_len: int) -> PackedRow:
-    """The examples side by side in one row, the rest of it padding."""
-    row = {name: np.zeros(seq_len, dtype) for name, dtype in ROW_DTYPES.items()}
-    start = 0
-    for segment, example in enumerate(examples, start=1):
-        stop = start + len(example.tokens) - 1
-        row["tokens"][start:stop] = example.tokens[:-1]
-        row["targets"][start:stop] = example.tokens[1:]
-        row["loss_mask"][start:stop] = example.loss_mask[1:]
-        row["segment_ids"][start:stop] = segment
-        row["positions"][start:stop] = np.arange(stop - start)
-        start = stop
-    return PackedRow(**row)
+class PackedRows:
+    """Rows of `seq_len` that hold each of some examples once and whole; each iteration makes them anew."""
+
+    def __init__(self, table: ExampleTable, chosen: np.ndarray, seq_len: int):
+        """Decides which example goes where.
+
+        Args:
+          table: where the examples are.
+          chosen: the numbers [I] of those to pack, in any order, which decides between those of equal length; a number
+            that comes twice is packed twice.
+          seq_len: the length of the rows.
+
+        Raises:
+          ValueError: an example of fewer than 2 or more than `seq_len + 1` tokens.
+        """
+        self._table, self._seq_len = table, seq_len
+        lengths_I = table.lengths[chosen] - 1
+        row_I = best_fit_decreasing(lengths_I, seq_len)
+        longest_first_I = _longest_first(lengths_I)
+        by_row_I = longest_first_I[np.argsort(row_I[longest_first_I], kind="stable")]
+        self._examples, self._lengths, self._rows = chosen[by_row_I], lengths_I[by_row_I], row_I[by_row_I]
+        self._count = int(self._rows[-1]) + 1 if len(self._rows) else 0
+        self.filled_places = int(lengths_I.sum())
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[PackedRow]:
+        at_once = max(1, _PLACES_AT_ONCE // self._seq_len)
+        for first in range(0, self._count, at_once):
+            rows = self._make(first, min(first + at_once, self._count))
+            for number in range(len(rows["tokens"])):
+                yield PackedRow(**{name: array[number] for name, array in rows.items()})
+            self._table.forget()
+
+    def _make(self, first: int, last: int) -> dict[str, np.ndarray]:
+        """The arrays of rows `first` to `last` − 1, each [rows, L]: the examples side by side, the rest padding."""
+        items = slice(*np.searchsorted(self._rows, (first, last)))
+        length_J, row_J = self._lengths[items], self._rows[items] - first
+        ends_J = np.cumsum(length_J)
+        position_P = np.arange(ends_J[-1]) - np.repeat(ends_J - length_J, length_J)
+        # Of a row's first item: its number, and the places that come before it in all rows.
+        first_J = np.searchsorted(row_J, row_J)
+        before_J = (ends_J - length_J) - (ends_J - length_J)[first_J]
+        place_P = np.repeat(row_J * self._seq_len + before_J, length_J) + position_P
+        source_P = np.repeat(self._table.starts[self._examples[items]], length_J) + position_P
+        segment_J = np.arange(len(row_J)) - first_J + 1
+        values = {
+            "tokens": self._table.tokens[source_P],
+            "targets": self._table.tokens[source_P + 1],
+            "loss_mask": self._table.loss_mask[source_P + 1],
+            "segment_ids": np.repeat(segment_J, length_J),
+            "positions": position_P,
+        }
+        rows = {name: np.zeros((last - first, self._seq_len), dtype) for name, dtype in ROW_DTYPES.items()}
+        for name, value_P in values.items():
+            rows[name].reshape(-1)[place_P] = value_P
+        return rows

@@ -1,11 +1,14 @@
 """One tokenizer interface over SentencePiece models and Hugging Face `tokenizer.json` files."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
 
 from alpaca_jax.data import tokenizer_files
 from alpaca_jax.data.tokenizer_files import TokenizerFiles
+from alpaca_jax.data.word_cache import WordCache, words_stand_apart
 from alpaca_jax.support.errors import UserError, shorten
 
 # SentencePiece writes a space as this character, so that a genuine one in a text would come back as a space.
@@ -13,27 +16,42 @@ _SPACE_SIGN = "\u2581"
 # How the end of an answer is spelt by the common families; used only where no tokenizer_config.json says it.
 _USUAL_EOS = ("</s>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|endoftext|>")
 
+# Where a text stands: at the start of a sequence, right after a special token, or inside, after other text.
+Where: TypeAlias = Literal["start", "after special", "inside"]
+
 
 class Tokenizer(Protocol):
     """Text to ids and back, with prompt and response encoded apart.
+
+    A text is never read as a special token, whatever it spells.
 
     Attributes:
       vocab_size: the number of ids, added tokens included: every id is below it.
       bos_id: the id of the beginning of a text, or None where the tokenizer has none.
       eos_id: the id that ends an answer; never equal to `bos_id`.
+      special_ids: the special tokens by name.
       sha256: hash of the tokenizer's files; equal for a copy that `save` made.
     """
 
     vocab_size: int
     bos_id: int | None
     eos_id: int
+    special_ids: dict[str, int]
     sha256: str
 
+    def encode_batch(self, texts: Sequence[str], where: Where) -> list[np.ndarray]:
+        """The ids of each text, int32; no eos.
+
+        A text at the "start" is encoded as the tokenizer's own library does it, bos included where it adds one; "after
+        special", as the library goes on after a special token (SentencePiece invents a leading space again, as in
+        Meta's and transformers' own code); "inside", without an invented leading space.
+        """
+
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a text that begins a sequence, as the tokenizer's own library gives them (bos included)."""
+        """The ids of one text at the start."""
 
     def encode_response(self, text: str) -> list[int]:
-        """The ids of a text that continues a sequence: no bos, no invented leading space, no eos."""
+        """The ids of one text inside."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of response ids; bos, eos, other control ids and ids of no piece are passed over.
@@ -63,7 +81,23 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return SentencePieceTokenizer(files) if files.kind == "sentencepiece" else HuggingFaceTokenizer(files)
 
 
-class SentencePieceTokenizer:
+class _OneByOne:
+    """The encoding of single texts."""
+
+    def encode_batch(self, texts: Sequence[str], where: Where) -> list[np.ndarray]:
+        """See `Tokenizer`."""
+        raise NotImplementedError
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        return self.encode_batch([text], "start")[0].tolist()
+
+    def encode_response(self, text: str) -> list[int]:
+        """See `Tokenizer`."""
+        return self.encode_batch([text], "inside")[0].tolist()
+
+
+class SentencePieceTokenizer(_OneByOne):
     """LLaMA 1/2, Mistral and the like: a SentencePiece model, and the same model without the invented leading space."""
 
     def __init__(self, files: TokenizerFiles):
@@ -73,8 +107,15 @@ class SentencePieceTokenizer:
         description = tokenizer_files.parse_sentencepiece(files)
         self._files, self.sha256 = files, files.sha256
         self._processor = SentencePieceProcessor(model_proto=description.SerializeToString())
+        invented = " " if description.normalizer_spec.add_dummy_prefix else ""
         description.normalizer_spec.add_dummy_prefix = False
         self._response_processor = SentencePieceProcessor(model_proto=description.SerializeToString())
+        self._beginning: Callable[[str], np.ndarray] = lambda text: _array(self._processor.encode(text))
+        self._continuing: Callable[[str], np.ndarray] = lambda text: _array(self._response_processor.encode(text))
+        if words_stand_apart(description):
+            words = WordCache(self._response_processor.encode)
+            self._beginning = lambda text: words.encode(invented + text if text else "")
+            self._continuing = words.encode
         self._pieces = self._processor.vocab_size()
         added = files.added_tokens
         self.vocab_size = max([self._pieces, *(id + 1 for id in added)])
@@ -83,23 +124,29 @@ class SentencePieceTokenizer:
         own_bos, own_eos = self._processor.bos_id(), self._processor.eos_id()
         bos_id = _named(files, "bos_token", special, own_bos if own_bos >= 0 else None)
         eos_id = _named(files, "eos_token", special, own_eos if own_eos >= 0 else None)
-        self.bos_id, self.eos_id = _distinct(files, bos_id, eos_id)
+        adds_bos = files.add_bos_token is not False
+        self.bos_id, self.eos_id = _distinct(files, bos_id, eos_id, adds_bos)
         self._added = added
-        adds_bos = files.add_bos_token is not False and self.bos_id is not None
-        self._prefix = [self.bos_id] if adds_bos and self.bos_id is not None else []
+        controls = (id for id in range(self._pieces) if self._processor.is_control(id))
+        self.special_ids = {self._processor.id_to_piece(id): id for id in controls}
+        self.special_ids |= {text: id for id, text in added.items() if id >= self._pieces}
+        self._prefix = _array([self.bos_id] if adds_bos and self.bos_id is not None else [])
         space_sign = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE_SIGN.encode()]
-        self._space_sign = space_sign if all(self._processor.is_byte(id) for id in space_sign) else None
+        self._space_sign = _array(space_sign) if all(self._processor.is_byte(id) for id in space_sign) else None
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """See `Tokenizer`."""
-        return self._prefix + self._processor.encode(text)
+    def encode_batch(self, texts: Sequence[str], where: Where) -> list[np.ndarray]:
+        """See `Tokenizer`. Inside, a genuine U+2581 becomes its three bytes, since the library reads it as a space."""
+        if where == "inside":
+            return [self._encode_inside(text) for text in texts]
+        if where == "start" and len(self._prefix):
+            return [np.concatenate((self._prefix, self._beginning(text))) for text in texts]
+        return [self._beginning(text) for text in texts]
 
-    def encode_response(self, text: str) -> list[int]:
-        """See `Tokenizer`. A genuine U+2581 becomes its three bytes, since SentencePiece would read it as a space."""
+    def _encode_inside(self, text: str) -> np.ndarray:
         if self._space_sign is None or _SPACE_SIGN not in text:
-            return self._response_processor.encode(text)
-        first, *rest = (self._response_processor.encode(part) for part in text.split(_SPACE_SIGN))
-        return first + [id for part in rest for id in (*self._space_sign, *part)]
+            return self._continuing(text)
+        first, *rest = map(self._continuing, text.split(_SPACE_SIGN))
+        return np.concatenate([first, *(part for ids in rest for part in (self._space_sign, ids))])
 
     def decode(self, ids: Iterable[int]) -> str:
         """See `Tokenizer`."""
@@ -118,7 +165,7 @@ class SentencePieceTokenizer:
         self._files.save(folder)
 
 
-class HuggingFaceTokenizer:
+class HuggingFaceTokenizer(_OneByOne):
     """LLaMA 3, SmolLM2, Qwen and the like: a `tokenizer.json`, read by the `tokenizers` library."""
 
     def __init__(self, files: TokenizerFiles):
@@ -137,17 +184,28 @@ class HuggingFaceTokenizer:
         eos_id = _named(files, "eos_token", vocabulary, usual[0] if len(usual) == 1 else None)
         framing_bos = frame[0] if frame and frame[0] != eos_id and frame[0] in self._special else None
         bos_id = _named(files, "bos_token", vocabulary, framing_bos)
-        self.bos_id, self.eos_id = _distinct(files, bos_id, eos_id)
         adds_bos = framing_bos is not None if files.add_bos_token is None else files.add_bos_token
+        self.bos_id, self.eos_id = _distinct(files, bos_id, eos_id, adds_bos)
+        self.special_ids = {text: id for id, text in self._special.items()}
         self._prefix = [self.bos_id] if adds_bos and self.bos_id is not None else []
+        self._invents_after_special = self._goes_on("a") != self.encode_response("a")
 
-    def encode_prompt(self, text: str) -> list[int]:
+    def encode_batch(self, texts: Sequence[str], where: Where) -> list[np.ndarray]:
         """See `Tokenizer`."""
-        return self._prefix + self._tokenizer.encode(text, add_special_tokens=False).ids
+        invents = where == "start" or (where == "after special" and self._invents_after_special)
+        tokenizer = self._tokenizer if invents else self._response_tokenizer
+        prefix = self._prefix if where == "start" else []
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [_array(prefix + encoding.ids) for encoding in encodings]
 
-    def encode_response(self, text: str) -> list[int]:
-        """See `Tokenizer`."""
-        return self._response_tokenizer.encode(text, add_special_tokens=False).ids
+    def _goes_on(self, text: str) -> list[int]:
+        """The ids that the library itself gives a text right after a special token."""
+        if not self.special_ids:
+            return self._response_tokenizer.encode(text, add_special_tokens=False).ids
+        self._tokenizer.encode_special_tokens = False
+        ids = self._tokenizer.encode(next(iter(self.special_ids)) + text, add_special_tokens=False).ids
+        self._tokenizer.encode_special_tokens = True
+        return ids[1:]
 
     def decode(self, ids: Iterable[int]) -> str:
         """See `Tokenizer`."""
@@ -166,6 +224,10 @@ class HuggingFaceTokenizer:
     def save(self, folder: str | Path) -> None:
         """See `Tokenizer`."""
         self._files.save(folder)
+
+
+def _array(ids: list[int]) -> np.ndarray:
+    return np.array(ids, dtype=np.int32)
 
 
 def _tokenizer_of(files: TokenizerFiles, description: dict[str, Any]) -> Any:
@@ -199,8 +261,11 @@ def _named(files: TokenizerFiles, key: str, ids: dict[str, int], otherwise: int 
     return ids[text]
 
 
-def _distinct(files: TokenizerFiles, bos_id: int | None, eos_id: int | None) -> tuple[int | None, int]:
-    """Both ids, refused where a model trained with them could never learn to stop."""
+def _distinct(files: TokenizerFiles, bos_id: int | None, eos_id: int | None, adds_bos: bool) -> tuple[int | None, int]:
+    """Both ids, refused where a model trained with them could never learn to stop.
+
+    A bos that is the eos too and is never put before a text (base SmolLM2, Qwen) is a beginning in name alone: None.
+    """
     if eos_id is None:
         raise UserError(
             str(files.path),
@@ -208,6 +273,8 @@ def _distinct(files: TokenizerFiles, bos_id: int | None, eos_id: int | None) -> 
             found="none, or an empty string",
             remedy='name it as "eos_token" in a tokenizer_config.json beside the tokenizer',
         )
+    if bos_id == eos_id and not adds_bos:
+        return None, eos_id
     if bos_id == eos_id:
         raise UserError(
             str(files.path),

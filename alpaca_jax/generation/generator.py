@@ -5,6 +5,7 @@ B batch, P prompt length (a bucket), S cache slots (a bucket), V padded vocabula
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,11 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from alpaca_jax.data.examples import encode_prompt, end_ids
+from alpaca_jax.data.instructions import Record
+from alpaca_jax.data.prompt import Template
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.generation.sampling import Sampling, sample
 from alpaca_jax.model.cache import KVCache
 from alpaca_jax.model.definition import Definition, Parameters
 from alpaca_jax.parallel.mesh import batch_divisor
+from alpaca_jax.parallel.sharding import constrain
 from alpaca_jax.support.errors import UserError
 
 # Shapes are rounded up to these, so that a handful of programs serves all prompts.
@@ -31,22 +36,35 @@ class Generator:
       definition: the model's structure.
       parameters: its weights, in the type to compute in.
       tokenizer: its tokenizer.
+      template: the prompt template that it was trained with.
       mesh: what the weights lie on; None for one device.
+
+    Raises:
+      UserError: the tokenizer has not got the template's special tokens.
     """
 
-    def __init__(self, definition: Definition, parameters: Parameters, tokenizer: Tokenizer, mesh: Mesh | None = None):
+    def __init__(
+        self,
+        definition: Definition,
+        parameters: Parameters,
+        tokenizer: Tokenizer,
+        template: Template,
+        mesh: Mesh | None = None,
+    ):
         self._definition, self._parameters, self._tokenizer, self._mesh = definition, parameters, tokenizer, mesh
+        self._template, self._ends = template, sorted(end_ids(template, tokenizer))
         static = ("temperature", "top_p")
         self._prefill = jax.jit(functools.partial(_prefill, definition), static_argnames=("slots", *static))
         self._decode = jax.jit(functools.partial(_decode, definition), static_argnames=static, donate_argnames="cache")
 
     def answer(
-        self, prompts: Sequence[str], sampling: Sampling, advance: Callable[[int], object] = lambda count: None
+        self, prompts: Sequence[str | Record], sampling: Sampling, advance: Callable[[int], object] = lambda count: None
     ) -> list[str]:
         """The continuation of each prompt, as text; the end token and what follows it are left out.
 
         Args:
-          prompts: texts, taken as they are.
+          prompts: texts, taken as they are; or records to put into the template: instructions, whose output does not
+            count, and chats that end with the user.
           sampling: how tokens are chosen.
           advance: told the number of prompts finished, as they are.
 
@@ -55,11 +73,18 @@ class Generator:
         """
         answers: list[str] = []
         for first in range(0, len(prompts), _BATCH):
-            texts = prompts[first : first + _BATCH]
-            tokens = self.continuations([self._tokenizer.encode_prompt(text) for text in texts], sampling, first)
-            answers += [self._tokenizer.decode(ids) for ids in tokens]
-            advance(len(texts))
+            batch = prompts[first : first + _BATCH]
+            tokens = self.continuations([self._ids(prompt) for prompt in batch], sampling, first)
+            for prompt, ids in zip(batch, tokens, strict=True):
+                text = self._tokenizer.decode(ids)
+                answers.append(text if isinstance(prompt, str) else self._template.answer_in(text))
+            advance(len(batch))
         return answers
+
+    def _ids(self, prompt: str | Record) -> list[int]:
+        if isinstance(prompt, str):
+            return self._tokenizer.encode_prompt(prompt)
+        return encode_prompt(prompt, self._tokenizer, self._template)
 
     def continuations(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, first_index: int = 0
@@ -94,7 +119,7 @@ class Generator:
 
         with jax.set_mesh(self._mesh) if self._mesh else contextlib.nullcontext():
             made_BT = self._run(tokens_BP, lengths_B, indices_B, new_tokens, len(prompts), sampling)
-        return [_until(row, self._tokenizer.eos_id) for row in made_BT[: len(prompts)].tolist()]
+        return [_until(row, self._ends) for row in made_BT[: len(prompts)].tolist()]
 
     def _run(
         self,
@@ -111,13 +136,13 @@ class Generator:
         slots = max(tokens_BP.shape[1], _bucket(int(lengths_B.max()) + new_tokens))
         token_B, cache = self._prefill(self._parameters, tokens_BP, lengths_B, keys_B, slots=slots, **choice)
         made = [np.asarray(token_B)]
-        ended_B = made[0] == self._tokenizer.eos_id
+        ended_B = np.isin(made[0], self._ends)
         while len(made) < new_tokens and not ended_B[:wanted].all():
             token_B, cache = self._decode(
                 self._parameters, token_B, lengths_B + len(made) - 1, keys_B, cache=cache, **choice
             )
             made.append(np.asarray(token_B))
-            ended_B |= made[-1] == self._tokenizer.eos_id
+            ended_B |= np.isin(made[-1], self._ends)
         return np.stack(made, axis=1)
 
 
@@ -161,7 +186,8 @@ def _choose(
     logits_BV: jax.Array, keys_B: jax.Array, positions_B: jax.Array, temperature: float, top_p: float
 ) -> jax.Array:
     # A draw depends on the request's key and the new token's position, and on nothing else.
-    return sample(logits_BV, jax.vmap(jax.random.fold_in)(keys_B, positions_B), temperature, top_p)
+    token_B = sample(logits_BV, jax.vmap(jax.random.fold_in)(keys_B, positions_B), temperature, top_p)
+    return constrain(token_B, "gathered")  # every process looks at every row's, for the end
 
 
 def _bucket(length: int) -> int:
@@ -172,5 +198,6 @@ def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _until(tokens: list[int], end: int) -> list[int]:
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """The tokens before the first that ends an answer."""
+    return list(itertools.takewhile(lambda token: token not in ends, tokens))

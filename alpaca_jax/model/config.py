@@ -4,16 +4,31 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca_jax.support.errors import UserError, shorten
+from alpaca_jax.model.checks import check_fields
+from alpaca_jax.model.rope_scaling import RopeScaling, scaling_from_json, scaling_to_json
+from alpaca_jax.support.errors import UserError
 
 # The vocabulary is padded to a multiple of this inside the parameters, so that it divides by the tensor axis and fills
 # the hardware's tiles. Padded ids are never predicted, and a checkpoint for others leaves without them.
 _VOCAB_MULTIPLE = 64
 
 
+# What descriptions written before these fields existed leave out; all of them then meant a plain LLaMA.
+_ADDED_LATER = {"rope_scaling", "sliding_window", "qkv_bias", "output_bias", "mlp_bias", "qk_norm"}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The sizes of a LLaMA; the names are those of Hugging Face where it has one."""
+    """The sizes of a LLaMA or of one of its relatives; the names are those of Hugging Face where it has one.
+
+    Attributes:
+      rope_scaling: how the rotary frequencies are stretched, if they are.
+      sliding_window: how many tokens back a token sees, itself counted; None for all of them.
+      qkv_bias: whether queries, keys and values have biases (Qwen 2).
+      output_bias: whether attention's last product has one.
+      mlp_bias: whether the three products of the MLP have them.
+      qk_norm: whether each head's queries and keys are normalised before they are turned (Qwen 3).
+    """
 
     vocab_size: int
     hidden_size: int
@@ -26,17 +41,15 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     tied_embeddings: bool = False
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not field.type or (field.type is not bool and value <= 0):
-                raise UserError(
-                    f"model description, {field.name}",
-                    expected=f"a positive {field.type.__name__}" if field.type is not bool else "true or false",  # type: ignore[union-attr]
-                    found=shorten(value),
-                    remedy="check where the description comes from",
-                )
+        check_fields(self, "model description, ")
         if self.num_heads % self.num_kv_heads:
             raise UserError(
                 "model description, num_heads",
@@ -62,29 +75,37 @@ class ModelConfig:
         """How many numbers the model has, the padding of its vocabulary not counted."""
         attention = self.hidden_size * self.head_dim * (2 * self.num_heads + 2 * self.num_kv_heads)
         layer = attention + 3 * self.hidden_size * self.intermediate_size + 2 * self.hidden_size
+        layer += self.qkv_bias * self.head_dim * (self.num_heads + 2 * self.num_kv_heads)
+        layer += self.output_bias * self.hidden_size
+        layer += self.mlp_bias * (2 * self.intermediate_size + self.hidden_size)
+        layer += self.qk_norm * 2 * self.head_dim
         embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
         return self.num_layers * layer + embeddings + self.hidden_size
 
     def to_json(self) -> dict[str, Any]:
         """The description as a JSON object; `from_json` reads it back."""
-        return dataclasses.asdict(self)
+        scaling = None if self.rope_scaling is None else scaling_to_json(self.rope_scaling)
+        return dataclasses.asdict(self) | {"rope_scaling": scaling}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], source: str) -> "ModelConfig":
-        """The description in a JSON object.
+        """The description in a JSON object; one from before a feature was supported describes a model without it.
 
         Raises:
           UserError: a key is missing, unknown or of the wrong type; `source` names the file in it.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        if set(value) != known:
+        missing = known - _ADDED_LATER - set(value)
+        if missing or set(value) - known:
             raise UserError(
                 source,
                 expected=f"a model description with {', '.join(sorted(known))}",
-                found=f"missing {sorted(known - set(value))}, unknown {sorted(set(value) - known)}",
+                found=f"missing {sorted(missing)}, unknown {sorted(set(value) - known)}",
                 remedy="convert the checkpoint again with this version",
             )
-        return cls(**value)
+        scaling = value.get("rope_scaling")
+        scaling = None if scaling is None else scaling_from_json(scaling, source)
+        return cls(**{**value, "rope_scaling": scaling})
 
     def differences(self, other: "ModelConfig") -> list[str]:
         """What differs from another description, as `name: mine ≠ theirs`."""

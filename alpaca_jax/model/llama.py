@@ -1,4 +1,7 @@
-"""The LLaMA (Touvron et al. 2023, https://arxiv.org/abs/2302.13971) as Flax NNX modules.
+"""The LLaMA (Touvron et al. 2023, https://arxiv.org/abs/2302.13971) and its relatives as Flax NNX modules.
+
+Mistral's sliding window (https://arxiv.org/abs/2310.06825), Qwen 2's biases (https://arxiv.org/abs/2407.10671) and
+Qwen 3's norms of queries and keys (https://arxiv.org/abs/2505.09388) are there where `ModelConfig` says so.
 
 Each parameter is declared once, with its shape, its logical axes and its scale. The layers are stacked along a first
 axis and scanned, so that a model of any depth compiles as one layer does. Arithmetic runs in the type of the parameters
@@ -8,7 +11,6 @@ B batch, L sequence length, D hidden size, F intermediate size, H heads, K key-v
 V padded vocabulary, N layers, S cache slots.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -32,10 +34,18 @@ def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], fan_i
     return nnx.Param(jax.random.normal(rngs.params(), shape) * fan_in**-0.5, out_sharding=axes)
 
 
+def _bias(axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
+    return nnx.Param(jnp.zeros(shape), out_sharding=axes)
+
+
 def _use(parameter: nnx.Param) -> Array:
     """A parameter's numbers, brought together for a product; inside the scan that is one layer's alone."""
     axes = parameter.get_metadata()["out_sharding"]
     return gather(parameter[...], axes[-parameter.ndim :])
+
+
+def _add(x: Array, bias: nnx.Param | None) -> Array:
+    return x if bias is None else x + _use(bias)
 
 
 class RMSNorm(nnx.Module):
@@ -45,11 +55,11 @@ class RMSNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(size), out_sharding=("norm",))
         self.eps = eps
 
-    def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """The normalised activations, in the type that came in."""
-        x = x_BLD.astype(jnp.float32)
+    def __call__(self, activations: Float[Array, "*leading D"]) -> Float[Array, "*leading D"]:
+        """The activations, normalised along their last axis, in the type that came in."""
+        x = activations.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
-        return x.astype(x_BLD.dtype) * self.scale[...]
+        return x.astype(activations.dtype) * self.scale[...]
 
 
 class Attention(nnx.Module):
@@ -61,21 +71,31 @@ class Attention(nnx.Module):
         self.key = _weight(rngs, ("embed", "kv_heads", "head_dim"), (D, K, Q), fan_in=D)
         self.value = _weight(rngs, ("embed", "kv_heads", "head_dim"), (D, K, Q), fan_in=D)
         self.output = _weight(rngs, ("heads", "head_dim", "embed"), (H, Q, D), fan_in=H * Q)
+        self.query_bias = _bias(("heads", "head_dim"), (H, Q)) if config.qkv_bias else None
+        self.key_bias = _bias(("kv_heads", "head_dim"), (K, Q)) if config.qkv_bias else None
+        self.value_bias = _bias(("kv_heads", "head_dim"), (K, Q)) if config.qkv_bias else None
+        self.output_bias = _bias(("bias",), (D,)) if config.output_bias else None
+        self.query_norm = RMSNorm(Q, config.norm_eps) if config.qk_norm else None
+        self.key_norm = RMSNorm(Q, config.norm_eps) if config.qk_norm else None
 
     def project(
         self, x_BLD: Float[Array, "B L D"], angles: Angles
     ) -> tuple[Float[Array, "B L H Q"], Float[Array, "B L K Q"], Float[Array, "B L K Q"]]:
-        """Queries, keys and values; queries and keys turned to their positions."""
-        project = functools.partial(jnp.einsum, "BLD,DHQ->BLHQ", x_BLD)
-        q, k, v = (
-            constrain(project(_use(weight)), "batch", "sequence", "activation_heads", "head_dim")
-            for weight in (self.query, self.key, self.value)
-        )
+        """Queries, keys and values; queries and keys normalised, where they are, and turned to their positions."""
+        q = self._heads(x_BLD, self.query, self.query_bias)
+        k = self._heads(x_BLD, self.key, self.key_bias)
+        v = self._heads(x_BLD, self.value, self.value_bias)
+        q = q if self.query_norm is None else self.query_norm(q)
+        k = k if self.key_norm is None else self.key_norm(k)
         return apply_rope(q, angles), apply_rope(k, angles), v
 
     def merge(self, heads_BLHQ: Float[Array, "B L H Q"]) -> Float[Array, "B L D"]:
         """The heads' outputs, mixed back into the hidden size."""
-        return jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, _use(self.output))
+        return _add(jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, _use(self.output)), self.output_bias)
+
+    def _heads(self, x_BLD: Array, weight: nnx.Param, bias: nnx.Param | None) -> Array:
+        x_BLHQ = _add(jnp.einsum("BLD,DHQ->BLHQ", x_BLD, _use(weight)), bias)
+        return constrain(x_BLHQ, "batch", "sequence", "activation_heads", "head_dim")
 
 
 class MLP(nnx.Module):
@@ -86,17 +106,22 @@ class MLP(nnx.Module):
         self.gate = _weight(rngs, ("embed", "mlp"), (D, F), fan_in=D)
         self.up = _weight(rngs, ("embed", "mlp"), (D, F), fan_in=D)
         self.down = _weight(rngs, ("mlp", "embed"), (F, D), fan_in=F)
+        self.gate_bias = _bias(("mlp",), (F,)) if config.mlp_bias else None
+        self.up_bias = _bias(("mlp",), (F,)) if config.mlp_bias else None
+        self.down_bias = _bias(("bias",), (D,)) if config.mlp_bias else None
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Two products up, one gated by the other, and one down."""
-        h_BLF = jax.nn.silu(x_BLD @ _use(self.gate)) * (x_BLD @ _use(self.up))
-        return constrain(h_BLF, "batch", "sequence", "activation_mlp") @ _use(self.down)
+        gate_BLF, up_BLF = _add(x_BLD @ _use(self.gate), self.gate_bias), _add(x_BLD @ _use(self.up), self.up_bias)
+        h_BLF = constrain(jax.nn.silu(gate_BLF) * up_BLF, "batch", "sequence", "activation_mlp")
+        return _add(h_BLF @ _use(self.down), self.down_bias)
 
 
 class Layer(nnx.Module):
     """Attention and MLP, each after a norm and added to what came in."""
 
     def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+        self.window = config.sliding_window
         self.attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.attention = Attention(config, rngs)
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -107,7 +132,7 @@ class Layer(nnx.Module):
     ) -> Float[Array, "B L D"]:
         """One layer over packed rows."""
         q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
-        return self._finish(x_BLD, packed_attention(q, k, v, segment_ids_BL))
+        return self._finish(x_BLD, packed_attention(q, k, v, segment_ids_BL, self.window))
 
     def extend(
         self, x_BLD: Float[Array, "B L D"], angles: Angles, positions_BL: Int[Array, "B L"], cache: LayerCache
@@ -116,7 +141,8 @@ class Layer(nnx.Module):
         q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
         k_BSKQ = write_slots(cache[0], k, positions_BL)
         v_BSKQ = write_slots(cache[1], v, positions_BL)
-        return self._finish(x_BLD, cached_attention(q, k_BSKQ, v_BSKQ, positions_BL)), (k_BSKQ, v_BSKQ)
+        heads_BLHQ = cached_attention(q, k_BSKQ, v_BSKQ, positions_BL, self.window)
+        return self._finish(x_BLD, heads_BLHQ), (k_BSKQ, v_BSKQ)
 
     def _finish(self, x_BLD: Array, heads_BLHQ: Array) -> Array:
         x_BLD = constrain(x_BLD + self.attention.merge(heads_BLHQ), "batch", "sequence", "activation_embed")
@@ -172,16 +198,19 @@ class Llama(nnx.Module):
         x_BLD, new = jax.lax.scan(layer, self._embed(tokens_BL), (stacked, (cache.k_NBSKQ, cache.v_NBSKQ)))
         return self.final_norm(x_BLD), KVCache(*new)
 
+    def unembedding(self) -> Float[Array, "D V"]:
+        """The matrix from hidden states to scores: the head, or the embedding turned over."""
+        return _use(self.embedding).T if self.config.tied_embeddings else _use(self.head)
+
     def logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float32[Array, "B L V"]:
         """Scores of the next token; -inf for the ids that only pad the vocabulary."""
         config = self.config
-        if config.tied_embeddings:
-            scores = jnp.einsum("BLD,VD->BLV", hidden_BLD, _use(self.embedding), preferred_element_type=jnp.float32)
-        else:
-            scores = jnp.einsum("BLD,DV->BLV", hidden_BLD, _use(self.head), preferred_element_type=jnp.float32)
+        scores = jnp.einsum("BLD,DV->BLV", hidden_BLD, self.unembedding(), preferred_element_type=jnp.float32)
         if config.padded_vocab_size != config.vocab_size:
             scores = jnp.where(jnp.arange(config.padded_vocab_size) < config.vocab_size, scores, -jnp.inf)
         return constrain(scores, "batch", "sequence", "activation_vocab")
 
     def _embed(self, tokens_BL: Array) -> Array:
-        return constrain(_use(self.embedding)[tokens_BL], "batch", "sequence", "activation_embed")
+        # Not `_use`: its gradient, scattered at once, would make the compiler move whole activations over the mesh.
+        whole_VD = constrain(self.embedding[...], "vocab", "gathered")
+        return constrain(whole_VD[tokens_BL], "batch", "sequence", "activation_embed")

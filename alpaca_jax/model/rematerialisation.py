@@ -1,4 +1,8 @@
-"""What the backward pass keeps and what it computes again, by name."""
+"""What the backward pass keeps and what it computes again, by name.
+
+Whatever the name, weights that were gathered over the mesh are never kept: they would fill every device with the whole
+model. They are gathered again.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,9 +11,17 @@ import jax
 
 from alpaca_jax.support.program import refuse_unknown
 
+
+def _all_but_gathered(primitive: Any, *_: Any, **parameters: Any) -> bool:
+    """Keeps everything but what `sharding.constrain` and `sharding.gather` give: they copy what is kept already."""
+    inner = parameters.get("call_jaxpr")
+    names = [primitive.name] if inner is None else [equation.primitive.name for equation in inner.eqns]
+    return names != ["sharding_constraint"]
+
+
 # From the most memory and the least work to the opposite.
 POLICIES: dict[str, Any] = {
-    "none": None,
+    "none": _all_but_gathered,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps the outputs of matrix products
     "full": jax.checkpoint_policies.nothing_saveable,  # keeps each layer's input alone
 }
@@ -23,4 +35,4 @@ def rematerialise(layer: Callable[..., Any], name: str) -> Callable[..., Any]:
     """
     if name not in POLICIES:
         refuse_unknown(name, list(POLICIES), "config.model.remat")
-    return layer if name == "none" else jax.checkpoint(layer, policy=POLICIES[name], prevent_cse=False)
+    return jax.checkpoint(layer, policy=POLICIES[name], prevent_cse=False)

@@ -5,6 +5,8 @@ Nothing else in the code says where an array lies. A name that the table lacks i
 would put two axes of one array on the same mesh axis: nothing is replicated because somebody forgot it.
 """
 
+import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,21 +21,31 @@ LOGICAL_TO_MESH: Mapping[str, MeshAxes] = {
     # parameters
     "layers": None,  # scanned over, one after the other
     "vocab": "tensor",
-    "embed": "fsdp",
+    "embed": ("fsdp", "context"),
     "heads": "tensor",
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
     "gathered": None,  # `embed` while in use
     "norm": None,  # a few thousand numbers: gathering them would cost more than keeping them
+    "bias": None,  # of the hidden size; as a norm's
     # activations
     "batch": ("data", "fsdp"),
-    "sequence": None,
+    "sequence": "context",
+    "whole_sequence": None,  # keys and values while in use
+    "tokens": ("data", "fsdp", "context"),  # of a batch, rows and positions together
+    "chunk": None,  # of trained tokens
     "activation_embed": None,
     "activation_heads": "tensor",
     "activation_mlp": "tensor",
     "activation_vocab": "tensor",
 }
+
+
+def _mesh_axes(logical_axis: str) -> tuple[str, ...]:
+    """The mesh axes that the table gives a logical axis."""
+    axes = LOGICAL_TO_MESH[logical_axis]
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 def partition_spec(logical_axes: tuple[str, ...]) -> PartitionSpec:
@@ -94,13 +106,42 @@ def constrain(array: jax.Array, *logical_axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, partition_spec(logical_axes))
 
 
-def gather(weight: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
-    """A weight collected over `fsdp` for its use, still split over `tensor`; its gradient is scattered back.
+def group_tokens(array_BL: jax.Array) -> jax.Array:
+    """[B, L, …] to [G, T, …]: the tokens that lie together on a device, or on those of a tensor group, in one row of G.
 
-    Said here and not left to the compiler, which may choose to move the far larger activations instead.
+    Outside a mesh there is one group.
     """
-    axes = tuple("gathered" if LOGICAL_TO_MESH[axis] == "fsdp" else axis for axis in logical_axes)
+    rows, length, *rest = array_BL.shape
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = {} if mesh.empty else mesh.shape
+    over_rows, over_length = (
+        math.prod(parts.get(axis, 1) for axis in _mesh_axes(name)) for name in ("batch", "sequence")
+    )
+    split = array_BL.reshape(over_rows, rows // over_rows, over_length, length // over_length, *rest)
+    together = split.swapaxes(1, 2).reshape(over_rows * over_length, -1, *rest)
+    return constrain(together, "tokens", *(["activation_embed"] * (len(rest) + 1)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gather(weight: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
+    """A weight collected over `fsdp` and `context` for its use, still split over `tensor`; its gradient is scattered.
+
+    Said here and not left to the compiler, which may choose to move the far larger activations instead, or to sum
+    whole gradients on every device.
+    """
+    axes = tuple("gathered" if axis == "embed" else axis for axis in logical_axes)
     return constrain(weight, *axes)
+
+
+def _gather_forward(weight: jax.Array, logical_axes: tuple[str, ...]) -> tuple[jax.Array, None]:
+    return gather(weight, logical_axes), None
+
+
+def _gather_backward(logical_axes: tuple[str, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    return (constrain(gradient, *logical_axes),)
+
+
+gather.defvjp(_gather_forward, _gather_backward)
 
 
 def sharding_table(logical_axes: Any, shapes: Any) -> list[tuple[str, tuple[int, ...], tuple[str, ...], PartitionSpec]]:

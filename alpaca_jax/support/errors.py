@@ -1,5 +1,8 @@
 """The one kind of error a user causes and can mend."""
 
+import functools
+from typing import Any
+
 
 class UserError(Exception):
     """Something the user gave is not what was needed; shown as one line, without a stack trace.
@@ -16,8 +19,16 @@ class UserError(Exception):
         line = f"{subject}: expected {expected}; found {found}. {remedy[:1].upper()}{remedy[1:]}."
         super().__init__(" ".join(line.split()))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy for another process is made from the same four parts, which an `Exception` would not pass on."""
+        parts = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
+        return functools.partial(UserError, **parts), (self.subject,)
+
 
 def shorten(value: object, limit: int = 80) -> str:
     """`repr` of a value from outside, cut to `limit` characters so that an error stays one line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = "a value nested too deep to show"
     return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,15 +1,23 @@
-"""Files that are either whole or not there, and the one JSON-lines reader."""
+"""Files that are either whole or not there, plain or compressed, and the one JSON-lines reader."""
 
 import contextlib
+import io
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn, cast
 
 from alpaca_jax.support.errors import UserError, shorten
+
+# One line, or one record of a list, may be this long, in bytes: no text for a model comes near it, and a file that is
+# something else (or a small compressed one that expands without end) is refused before it fills the memory.
+LONGEST_LINE = 2**26
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def write_text_atomic(path: str | Path, text: str) -> None:
@@ -91,22 +99,108 @@ def read_json(path: str | Path) -> Any:
             ) from error
 
 
-def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """The values of a JSON-lines file with their line numbers (from 1); blank lines are passed over.
+@contextlib.contextmanager
+def open_decompressed(path: str | Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, decompressed where its first bytes are those of gzip or Zstandard, whatever its name.
 
     Raises:
-      UserError: no such file, not readable, or a line that is not JSON.
+      UserError: no such file, not readable, or damaged where it is compressed; while it is opened, or later on.
     """
     with explain_os_errors(path), open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield number, json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{path}, line {number}",
-                    expected="one JSON value a line",
-                    found=shorten(str(error)),
-                    remedy="correct or delete that line",
-                ) from error
+        start = file.peek(4)
+        if start.startswith(_GZIP):
+            import gzip
+            import zlib
+
+            with _explain_damage(path, "gzip", (EOFError, gzip.BadGzipFile, zlib.error)), gzip.open(file) as inner:
+                yield io.BufferedReader(cast(io.RawIOBase, inner), 2**18)
+        elif start.startswith(_ZSTD):
+            if sys.version_info >= (3, 14):
+                from compression import zstd
+            else:
+                from backports import zstd
+
+            with _explain_damage(path, "Zstandard", (EOFError, zstd.ZstdError)), zstd.open(file) as inner:
+                yield io.BufferedReader(cast(io.RawIOBase, inner), 2**18)
+        else:
+            yield file
+
+
+@contextlib.contextmanager
+def _explain_damage(path: str | Path, kind: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    try:
+        yield
+    except errors as error:
+        raise UserError(
+            str(path),
+            expected=f"an undamaged {kind} file",
+            found=shorten(str(error)),
+            remedy="make it or fetch it again",
+        ) from error
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """The values of a JSON-lines file, which may be compressed, with their line numbers (from 1).
+
+    Blank lines are passed over.
+
+    Raises:
+      UserError: no such file, not readable, or a line that is not JSON or is longer than `LONGEST_LINE`.
+    """
+    with open_decompressed(path) as file:
+        yield from json_lines(file, path)
+
+
+def json_lines(file: BinaryIO, path: str | Path, first_line: int = 1) -> Iterator[tuple[int, Any]]:
+    """As `read_json_lines`, from an open file that stands at the beginning of line `first_line`."""
+    number = first_line
+    while line := file.readline(LONGEST_LINE + 1):
+        if len(line) > LONGEST_LINE:
+            refuse_line(path, number, f"at most {LONGEST_LINE // 2**20} MiB in a line", "a longer one")
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text and not text.isspace():
+                yield number, parse_json(text)
+        except (ValueError, RecursionError) as error:
+            refuse_line(path, number, "one JSON value a line", json_fault(error), error)
+        number += 1
+
+
+def refuse_line(
+    path: str | Path, number: int, expected: str, found: str, cause: BaseException | None = None
+) -> NoReturn:
+    """Raises the error for a line that is not what was expected."""
+    remedy = "correct or delete that line"
+    raise UserError(f"{path}, line {number}", expected=expected, found=found, remedy=remedy) from cause
+
+
+def json_fault(error: BaseException | str) -> str:
+    """What was found instead of JSON, in a few words."""
+    return "lists or objects within each other too deep" if isinstance(error, RecursionError) else shorten(str(error))
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shorten(twice, 40)} twice in one object")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which JSON does not have")
+
+
+# Python's own decoder takes NaN, and of equal keys the last: which of two answers was meant cannot be known.
+STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant)
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value in `text`.
+
+    Raises:
+      ValueError: it is not JSON, has the same key twice in one object, or a number that is not finite.
+      RecursionError: it is nested too deep.
+    """
+    return STRICT_DECODER.decode(text)

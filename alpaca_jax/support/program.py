@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -56,16 +57,22 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
         sys.stdout.flush()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        code = EXIT_INTERRUPTED
+    except (UserError, KeyboardInterrupt) as error:
+        code, words = last_words(error)
+        sys.stderr.write(words)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left; there is nobody to tell
         code = 1
     sys.exit(code)
+
+
+def last_words(error: BaseException) -> tuple[int, str]:
+    """The exit code of a program that ends with this error, and what it writes on standard error."""
+    if isinstance(error, UserError):
+        return EXIT_USER_ERROR, f"error: {error}\n"
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPTED, "interrupted\n"
+    return 1, "".join(traceback.format_exception(error))
 
 
 def print_json(value: object) -> None:

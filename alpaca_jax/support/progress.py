@@ -20,6 +20,11 @@ if not console.is_terminal:
 _SECONDS_BETWEEN_PLAIN_LINES = 5.0
 
 
+def silence() -> None:
+    """Says nothing more along the way: where several processes do the same work, one speaks for all."""
+    console.quiet = True
+
+
 class ProgressBar:
     """A bar that counts to `total`, as a context manager; `advance` moves it, and `note` says how things stand."""
 

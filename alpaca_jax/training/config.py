@@ -20,10 +20,11 @@ def default_config() -> ConfigDict:
                 "checkpoint": "",  # start from this checkpoint folder; empty: from random numbers
                 "compute_dtype": "bfloat16",  # arithmetic; the master weights and moments stay float32
                 "remat": "dots",  # what the backward pass keeps: none (all), dots, full (least)
-                "loss_chunk": 512,  # positions of a row whose logits exist at once
+                "loss_chunk": 1024,  # trained targets of a device whose logits exist at once
             },
             "data": {
                 "path": "",  # a folder that `prepare` wrote
+                "seq_len": 0,  # the length of its rows; another is refused; 0: any
                 "seed": 0,  # order of the rows
             },
             "mesh": {
@@ -31,6 +32,7 @@ def default_config() -> ConfigDict:
                 "cpu_devices": 8,  # how many, on platform "cpu"
                 "data": 1,  # copies of the model
                 "fsdp": -1,  # parts of the batch and of the parameters; -1: all devices left
+                "context": 1,  # parts of each row, for long rows; the parameters are split over them too
                 "tensor": 1,  # parts of each matrix product
             },
             "train": {
@@ -68,8 +70,12 @@ def default_config() -> ConfigDict:
     return config.lock()  # a misspelt key in a configuration file is an error, not a new key
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, needs_data: bool = True) -> None:
     """Refuses values that no run could use, before any work.
+
+    Args:
+      config: all keys.
+      needs_data: whether `data.path` must be given.
 
     Raises:
       UserError: names the key, what it takes and what was given.
@@ -80,6 +86,7 @@ def validate(config: ConfigDict) -> None:
         "train.steps": 0,
         "train.seed": 0,
         "data.seed": 0,
+        "data.seq_len": 0,
         "mesh.cpu_devices": 1,
         "model.loss_chunk": 1,
         "checkpoint.every": 1,
@@ -112,7 +119,7 @@ def validate(config: ConfigDict) -> None:
         f"a divisor of config.train.batch_rows, {config.train.batch_rows}",
         config.train.microbatches,
     )
-    _require("data.path", bool(config.data.path), "a folder that `prepare` wrote", config.data.path)
+    _require("data.path", bool(config.data.path) or not needs_data, "a folder that `prepare` wrote", config.data.path)
 
 
 def _get(config: ConfigDict, key: str) -> Any:

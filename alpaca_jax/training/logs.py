@@ -9,6 +9,24 @@ from alpaca_jax.training.run import Run
 from alpaca_jax.training.throughput import model_flops, peak_flops
 
 
+class NoLogs:
+    """The logs of all processes but the first, which writes for them."""
+
+    note = ""
+
+    def update(self, step: int, metrics: dict[str, float], seconds: float) -> None:
+        """Nothing."""
+
+    def evaluation(self, step: int, loss: float, target_tokens: int) -> None:
+        """Nothing."""
+
+    def samples(self, step: int, answers: dict[str, str]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class Logs:
     """The files of a run that grow with it; all of them agree with the checkpoint that it goes on from.
 

@@ -11,16 +11,17 @@ import jax
 from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.checkpoint.store import Store
 from alpaca_jax.data.batches import epoch_batches
-from alpaca_jax.data.prompt import render_prompt
+from alpaca_jax.data.instructions import Instruction
 from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.sampling import Sampling
-from alpaca_jax.parallel.mesh import place_batch
+from alpaca_jax.parallel.mesh import batch_sharding, place_batch, without_context
+from alpaca_jax.parallel.processes import barrier, is_first, require_agreement, rows_of_this_process
 from alpaca_jax.support.files import explain_os_errors
 from alpaca_jax.support.hashing import sha256_json
 from alpaca_jax.support.progress import ProgressBar, waiting
-from alpaca_jax.training.logs import Logs
+from alpaca_jax.training.logs import Logs, NoLogs
 from alpaca_jax.training.report import announce, conclude
-from alpaca_jax.training.run import Run, write_run_file
+from alpaca_jax.training.run import Run, require_shared, write_run_file
 from alpaca_jax.training.state import TrainState
 
 
@@ -31,25 +32,34 @@ def train(run: Run) -> None:
       UserError: the work directory cannot be written (any more), or a save or the data are damaged.
     """
     with explain_os_errors(run.workdir):
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        write_run_file(run)
-        if not CheckpointFolder.exists(run.checkpoints):
-            CheckpointFolder.create(
-                run.checkpoints,
-                run.definition.config,
-                run.tokenizer,
-                provenance={"dataset": sha256_json(run.dataset.metadata), "from": run.config.model.checkpoint or None},
-                fine_tuned=True,
-            )
+        if is_first():
+            _describe(run)
+        barrier("the work directory is described")
+        require_shared(run)
         with Store(run.checkpoints, keep=run.config.checkpoint.keep) as store:
             _Loop(run, store).go()
+
+
+def _describe(run: Run) -> None:
+    """Writes what a run consists of, where that does not stand there yet."""
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    write_run_file(run)
+    if not CheckpointFolder.exists(run.checkpoints):
+        CheckpointFolder.create(
+            run.checkpoints,
+            run.definition.config,
+            run.tokenizer,
+            provenance={"dataset": sha256_json(run.dataset.metadata), "from": run.config.model.checkpoint or None},
+            template=run.template,
+        )
 
 
 class _Loop:
     def __init__(self, run: Run, store: Store):
         self._run, self._store = run, store
         self._start = store.latest_step() or 0
-        self._logs = Logs(run, resume_at=self._start)
+        require_agreement("the newest checkpoint", str(self._start), "give all processes the same folder")
+        self._logs = Logs(run, resume_at=self._start) if is_first() else NoLogs()
         self._evaluates = "eval" in run.dataset.splits
         self._evaluation_step: Any = None
 
@@ -60,7 +70,8 @@ class _Loop:
             state = run.restore(self._store, self._start) if self._start else self._begin()
             self._updates(state, last)
         self._logs.close()
-        conclude(run, self._logs)
+        if isinstance(self._logs, Logs):
+            conclude(run, self._logs)
 
     def _begin(self) -> TrainState:
         state = self._run.start()
@@ -96,7 +107,7 @@ class _Loop:
         self._evaluation_step = self._evaluation_step or run.compile_evaluation()
         wanted = run.config.evaluation.rows or run.dataset.num_rows("eval")
         loss, count = 0.0, 0.0
-        batches = epoch_batches(run.dataset, "eval", batch_rows, jax.process_index(), jax.process_count())
+        batches = epoch_batches(run.dataset, "eval", batch_rows, *rows_of_this_process(batch_sharding(run.mesh)))
         for index, batch in enumerate(batches):
             if index * batch_rows >= wanted:
                 break
@@ -110,8 +121,8 @@ class _Loop:
         if not options.instructions:
             return
         weights = jax.tree.map(lambda p: p.astype(run.config.model.compute_dtype), state.parameters)
-        generator = Generator(run.definition, weights, run.tokenizer, run.mesh)
-        prompts = [render_prompt(instruction) for instruction in options.instructions]
+        generator = Generator(run.definition, weights, run.tokenizer, run.template, without_context(run.mesh))
+        prompts = [Instruction(instruction, "", "") for instruction in options.instructions]
         sampling = Sampling(temperature=0.0, max_new_tokens=options.max_new_tokens)
         answers = generator.answer(prompts, sampling)
         self._logs.samples(number, dict(zip(options.instructions, answers, strict=True)))

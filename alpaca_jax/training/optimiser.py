@@ -31,7 +31,7 @@ def learning_rate_schedule(config: ConfigDict, updates: int) -> optax.Schedule:
 
 
 def make_optimiser(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Gradient clipping by global norm, then AdamW, without decay on norms."""
+    """Gradient clipping by global norm, then AdamW, without decay on norms and biases."""
     return optax.chain(
         optax.clip_by_global_norm(config.optimizer.clip_norm),
         optax.adamw(
@@ -46,4 +46,4 @@ def make_optimiser(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
 
 
 def _is_matrix(parameters: Parameters) -> Parameters:
-    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "scale", parameters)
+    return jax.tree_util.tree_map_with_path(lambda path, _: not path[-1].key.endswith(("scale", "bias")), parameters)

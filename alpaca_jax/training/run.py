@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,35 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from alpaca_jax.checkpoint.folder import CheckpointFolder, check_architecture, check_vocabulary
+from alpaca_jax.checkpoint.folder import (
+    CheckpointFolder,
+    check_architecture,
+    check_same_template,
+    check_vocabulary,
+)
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
 from alpaca_jax.data.batches import TrainingBatches
 from alpaca_jax.data.packed_dataset import PackedDataset, open_packed_dataset
-from alpaca_jax.data.packing import ROW_DTYPES
+from alpaca_jax.data.prompt import Template
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.definition import Definition, define
 from alpaca_jax.model.presets import preset
-from alpaca_jax.parallel.mesh import batch_divisor, batch_sharding, make_mesh, require_platform, use_cpu_devices
+from alpaca_jax.parallel.chips import chip_of
+from alpaca_jax.parallel.compiler_options import compiler_options
+from alpaca_jax.parallel.mesh import MESH_AXES, batch_sharding, make_mesh, require_platform, use_cpu_devices
+from alpaca_jax.parallel.processes import require_agreement, require_joined, rows_of_this_process
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import write_json_atomic
 from alpaca_jax.support.hashing import sha256_json
+from alpaca_jax.training.compilation import abstract_batch, check_batch, trace_train_step
 from alpaca_jax.training.config import validate
 from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser, num_updates
 from alpaca_jax.training.state import TrainState, abstract_state, new_state, state_from, state_shardings
-from alpaca_jax.training.step import evaluation_step, train_step
+from alpaca_jax.training.step import evaluation_step
+
+# Network file systems show a new file to other machines with some delay.
+_SECONDS_TO_BE_SEEN = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,30 +71,38 @@ class Run:
         """The run's checkpoint folder."""
         return self.workdir / "checkpoints"
 
+    @property
+    def template(self) -> Template:
+        """The prompt template of the data, and so of the model."""
+        return self.dataset.template
+
     def batches(self) -> TrainingBatches:
         """The training batches, by number."""
         return TrainingBatches(
             self.dataset,
             self.config.train.batch_rows,
             self.config.data.seed,
-            jax.process_index(),
-            jax.process_count(),
+            *rows_of_this_process(batch_sharding(self.mesh)),
         )
 
     def compile_step(self) -> Any:
         """The train step, compiled for the mesh: (state, batch) to (state, metrics), the state donated."""
-        step = functools.partial(train_step, self.definition, self.optimiser, self.config)
-        state = abstract_state(self.definition, self.optimiser, self.shardings)
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-        with jax.set_mesh(self.mesh):
-            return jitted.lower(state, self._abstract_batch()).compile()
+        traced = trace_train_step(
+            self.definition, self.optimiser, self.config, self.shardings, self.mesh, self.dataset.seq_len
+        )
+        chip = chip_of(self.mesh.devices.flat[0].device_kind)
+        return traced.lower().compile(compiler_options=compiler_options(chip))
 
     def compile_evaluation(self) -> Any:
         """The evaluation step, compiled for the mesh: (parameters, batch) to (summed loss, tokens)."""
         step = functools.partial(evaluation_step, self.definition, self.config)
         state = abstract_state(self.definition, self.optimiser, self.shardings)
         with jax.set_mesh(self.mesh):
-            return jax.jit(step).lower(state.parameters, self._abstract_batch()).compile()
+            return (
+                jax.jit(step)
+                .lower(state.parameters, abstract_batch(self.config, self.mesh, self.dataset.seq_len))
+                .compile()
+            )
 
     def start(self) -> TrainState:
         """The state before the first update: from a checkpoint's weights, or from random numbers.
@@ -108,11 +130,6 @@ class Run:
         count = jax.device_put(np.int32(progress["step"]), self.shardings.step)
         return TrainState(count, parameters, optimiser)
 
-    def _abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
-        shape = (self.config.train.batch_rows, self.dataset.seq_len)
-        sharding = batch_sharding(self.mesh)
-        return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in ROW_DTYPES.items()}
-
 
 def prepare_run(config: ConfigDict, workdir: Path) -> Run:
     """Checks a configuration against the data, the model, the devices and the work directory.
@@ -125,11 +142,13 @@ def prepare_run(config: ConfigDict, workdir: Path) -> Run:
         use_cpu_devices(config.mesh.cpu_devices)
     elif config.mesh.platform:
         require_platform(config.mesh.platform)
+    require_joined()
     dataset = open_packed_dataset(config.data.path)
     tokenizer = dataset.tokenizer()
     model = _model(config, tokenizer)
-    mesh = make_mesh({axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")})
-    _check_batch(config, mesh)
+    mesh = make_mesh({axis: config.mesh[axis] for axis in MESH_AXES})
+    _check_seq_len(config, dataset)
+    check_batch(config, mesh, dataset.seq_len)
     updates = num_updates(config, dataset.num_rows("train"))
     schedule = learning_rate_schedule(config, updates)
     optimiser = make_optimiser(config, schedule)
@@ -139,7 +158,11 @@ def prepare_run(config: ConfigDict, workdir: Path) -> Run:
         config, workdir, dataset, tokenizer, definition, mesh, schedule, optimiser, shardings, scheduled_updates=updates
     )
     run.batches()  # refuses a batch larger than the data
+    if config.model.checkpoint:
+        check_same_template(CheckpointFolder.open(config.model.checkpoint), run.template, config.data.path)
     _check_work_directory(run)
+    require_agreement("the configuration", sha256_json(config.to_json_best_effort()), "start all with the same flags")
+    require_agreement("the data", sha256_json(dataset.metadata), "give all processes the same files")
     return run
 
 
@@ -159,15 +182,13 @@ def _model(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
     return model
 
 
-def _check_batch(config: ConfigDict, mesh: Mesh) -> None:
-    rows, parts = config.train.batch_rows // config.train.microbatches, batch_divisor(mesh)
-    if rows % parts:
+def _check_seq_len(config: ConfigDict, dataset: PackedDataset) -> None:
+    if config.data.seq_len not in (0, dataset.seq_len):
         raise UserError(
-            "config.train.batch_rows",
-            expected=f"a multiple of {parts * config.train.microbatches} "
-            f"(mesh data × fsdp = {parts}, times {config.train.microbatches} microbatches)",
-            found=str(config.train.batch_rows),
-            remedy="change --config.train.batch_rows, --config.train.microbatches or the mesh",
+            config.data.path,
+            expected=f"rows of {config.data.seq_len}, as config.data.seq_len says",
+            found=f"rows of {dataset.seq_len}",
+            remedy=f"prepare the data with --seq_len={config.data.seq_len}, or set --config.data.seq_len=0",
         )
 
 
@@ -184,6 +205,24 @@ def _check_work_directory(run: Run) -> None:
             found="one that was trained on other data",
             remedy="choose another --workdir",
         )
+
+
+def require_shared(run: Run) -> None:
+    """Refuses a work directory that is not the same folder for all processes.
+
+    Raises:
+      UserError: this one does not see what process 0 has just written.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_BE_SEEN
+    while not CheckpointFolder.exists(run.checkpoints):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{run.workdir} on {socket.gethostname()}",
+                expected="a folder that all processes share",
+                found="none of what process 0 wrote there",
+                remedy="choose a --workdir on a shared file system",
+            )
+        time.sleep(0.5)
 
 
 def write_run_file(run: Run) -> None:

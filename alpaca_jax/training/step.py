@@ -60,12 +60,15 @@ def train_step(
     parameters = optax.apply_updates(state.parameters, updates)
 
     in_segment = batch["segment_ids"] > 0
+    seen = batch["positions"] + 1
+    if definition.config.sliding_window is not None:
+        seen = jnp.minimum(seen, definition.config.sliding_window)
     metrics = {
         "loss": loss_sum / denominator,
         "grad_norm": optax.tree.norm(gradient),
         "target_tokens": count,
         "tokens": jnp.sum(in_segment),
-        "attended": jnp.sum(jnp.where(in_segment, batch["positions"] + 1, 0), dtype=jnp.float32),
+        "attended": jnp.sum(jnp.where(in_segment, seen, 0), dtype=jnp.float32),
     }
     return TrainState(state.step + 1, parameters, moments), metrics
 

@@ -3,19 +3,7 @@
 import jax
 
 from alpaca_jax.model.config import ModelConfig
-
-# Dense bfloat16 FLOP/s by the vendors' datasheets, by the name that JAX gives the device.
-_PEAK_FLOPS = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-}
+from alpaca_jax.parallel.chips import chip_of
 
 
 def model_flops(config: ModelConfig, tokens: float, attended: float) -> float:
@@ -36,5 +24,5 @@ def model_flops(config: ModelConfig, tokens: float, attended: float) -> float:
 
 def peak_flops() -> float | None:
     """What all devices of this run can do together, in FLOP/s; None where the chip is not in the table, as a CPU."""
-    peak = _PEAK_FLOPS.get(jax.devices()[0].device_kind)
-    return None if peak is None else peak * jax.device_count()
+    chip = chip_of(jax.devices()[0].device_kind)
+    return None if chip is None else chip.flops * jax.device_count()

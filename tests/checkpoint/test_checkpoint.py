@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from alpaca_jax.checkpoint.folder import CheckpointFolder
+from alpaca_jax.checkpoint.folder import CheckpointFolder, template_to_use
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
 from alpaca_jax.data.embedded import TOKENIZER
+from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.definition import define
@@ -31,7 +32,9 @@ def on_mesh(data: int, fsdp: int, tensor: int):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("work") / "checkpoints"
-    folder = CheckpointFolder.create(path, MODEL, load_tokenizer(TOKENIZER), provenance={"a": 1}, fine_tuned=True)
+    folder = CheckpointFolder.create(
+        path, MODEL, load_tokenizer(TOKENIZER), provenance={"a": 1}, template=TEMPLATES["zephyr"]
+    )
     definition, shardings = on_mesh(1, 4, 2)
     parameters = jax.jit(definition.initialise, static_argnums=0, out_shardings=shardings)(0)
     with Store(folder.path, keep=2) as store:
@@ -66,7 +69,7 @@ def test_the_work_directory_stands_for_its_checkpoints(saved: Path):
 def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path):
     small = ModelConfig(**(MODEL.to_json() | {"vocab_size": 2000}))
     with pytest.raises(UserError, match=r"at most 2000 ids.*one of 2048"):
-        CheckpointFolder.create(tmp_path / "c", small, load_tokenizer(TOKENIZER), provenance={}, fine_tuned=False)
+        CheckpointFolder.create(tmp_path / "c", small, load_tokenizer(TOKENIZER), provenance={}, template=None)
     assert not (tmp_path / "c").exists()
 
 
@@ -74,7 +77,9 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path):
     ("change", "says"),
     [
         ({"format": 2}, "format 1"),
-        ({"template_sha256": "0" * 64}, "prompt template"),
+        ({"template_sha256": "0" * 64}, "prompt template 'zephyr'.*another template"),
+        ({"template": "alpaca"}, "prompt template 'alpaca'.*another template"),
+        ({"template": "of the future"}, "one of alpaca, chatml"),
         ({"model": {"vocab_size": 3}}, "missing"),
         ({"model": MODEL.to_json() | {"num_heads": "four"}}, "num_heads"),
         ({"tokenizer_sha256": "0" * 64}, "tokenizer with SHA-256"),
@@ -85,6 +90,28 @@ def test_a_changed_description_is_refused(saved: Path, tmp_path: Path, change: d
     (tmp_path / "model.json").write_text(json.dumps(json.loads((saved / "model.json").read_text()) | change))
     with pytest.raises(UserError, match=says):
         CheckpointFolder.open(tmp_path).tokenizer()
+
+
+def test_the_template_is_the_one_it_was_fine_tuned_with(saved: Path, tmp_path: Path):
+    tuned = CheckpointFolder.open(saved)
+    assert tuned.template == template_to_use(tuned, None) == template_to_use(tuned, "zephyr") == TEMPLATES["zephyr"]
+    with pytest.raises(
+        UserError, match=r"^--template: expected the template that .* zephyr; found chatml\. Take zephyr"
+    ):
+        template_to_use(tuned, "chatml")
+    with pytest.raises(UserError, match=r"one of alpaca, chatml.*found 'chat'"):
+        template_to_use(tuned, "chat")
+    base = CheckpointFolder.create(tmp_path / "base", MODEL, load_tokenizer(TOKENIZER), provenance={}, template=None)
+    assert CheckpointFolder.open(tmp_path / "base").template is None
+    assert template_to_use(base, None) == TEMPLATES["alpaca"]
+    assert template_to_use(base, "llama3") == TEMPLATES["llama3"]
+
+
+def test_a_checkpoint_from_before_there_were_several_templates_has_alpacas(saved: Path, tmp_path: Path):
+    description = json.loads((saved / "model.json").read_text()) | {"template_sha256": TEMPLATES["alpaca"].sha256}
+    del description["template"]
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    assert CheckpointFolder.open(tmp_path).template == TEMPLATES["alpaca"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "{}"])

@@ -20,8 +20,8 @@ from alpaca_jax.support.program import run_program
 def write_folder(tmp_path: Path) -> Callable[..., Path]:
     """Writes a Hugging Face folder: the configuration with changes, tensors, and a tokenizer."""
 
-    def write(tensors: dict[str, np.ndarray], shards: int = 1, **changes: Any) -> Path:
-        folder = tmp_path / "source"
+    def write(tensors: dict[str, np.ndarray], shards: int = 1, name: str = "source", **changes: Any) -> Path:
+        folder = tmp_path / name
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(CONFIG | changes))
         tokenizer = tokenizers.Tokenizer(

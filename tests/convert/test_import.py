@@ -19,6 +19,7 @@ from alpaca_jax.convert.huggingface_config import read_model_config
 from alpaca_jax.convert.importer import import_checkpoint
 from alpaca_jax.convert.names import correspondences
 from alpaca_jax.model.definition import define
+from alpaca_jax.support.hashing import sha256_file
 
 Write = Callable[..., Path]
 
@@ -56,16 +57,9 @@ def test_layers_of_different_types_meet_in_float32(write_folder: Write, tmp_path
         np.testing.assert_array_equal(back[name], tensor.astype(np.float32), name)
 
 
-def test_provenance_names_each_file_with_its_hash(write_folder: Write, tmp_path: Path) -> None:
-    folder = import_checkpoint(write_folder(random_tensors(np.float32), shards=2), tmp_path / "out")
-    assert folder.provenance["kind"] == "huggingface"
-    assert [file["name"] for file in folder.provenance["files"]] == [
-        "config.json",
-        "model.safetensors.index.json",
-        "model-00001-of-00002.safetensors",
-        "model-00002-of-00002.safetensors",
-    ]
-    assert all(len(file["sha256"]) == 64 for file in folder.provenance["files"])
+def test_provenance_names_the_certificate(write_folder: Write, tmp_path: Path) -> None:
+    folder = import_checkpoint(write_folder(random_tensors(np.float32)), tmp_path / "out")
+    assert folder.provenance == {"kind": "huggingface", "certificate": sha256_file(folder.path / "certificate.json")}
 
 
 def test_the_tokenizer_comes_along(write_folder: Write, tmp_path: Path) -> None:

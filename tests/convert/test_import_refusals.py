@@ -15,22 +15,18 @@ from tiny_llama import random_tensors
 Write = Callable[..., Path]
 Refusal = Callable[[Path], str]
 
-_LLAMA3_SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"model_type": "mistral"}, "model_type: expected 'llama'; found 'mistral'"),
+        ({"model_type": "gemma"}, "model_type: expected 'llama' or 'mistral' or 'qwen2' or 'qwen3'; found 'gemma'"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-        ({"rope_scaling": _LLAMA3_SCALING}, "rope_scaling"),
-        ({"rope_parameters": _LLAMA3_SCALING | {"rope_theta": 5e5}}, "rope_parameters"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling, type"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "rope_parameters"),
         ({"rope_scaling": {"rope_type": ["default"]}}, "rope_scaling"),
         ({"rope_scaling": "linear"}, "rope_scaling"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"mlp_bias": True}, "mlp_bias"),
+        ({"attention_bias": True}, "model.layers.0.self_attn.q_proj.bias: expected it among the tensors"),
+        ({"mlp_bias": True}, "model.layers.0.mlp.gate_proj.bias: expected it among the tensors"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"sliding_window": 4096}, "sliding_window"),
         ({"pretraining_tp": 2}, "pretraining_tp"),
@@ -175,7 +171,7 @@ def test_a_tensor_that_is_not_finite_is_named(dtype: Any, value: float, write_fo
         ({"lm_head.weight": None}, "lm_head.weight"),
         ({"model.layers.0.self_attn.q_norm.weight": np.ones(8, np.float32)}, "model.layers.0.self_attn.q_norm.weight"),
         ({"model.layers.0.self_attn.q_proj.bias": np.ones(48, np.float32)}, "model.layers.0.self_attn.q_proj.bias"),
-        ({"model.norm.weight": np.ones(40, np.int8)}, "model.norm.weight: expected a type among F32, F16, BF16"),
+        ({"model.norm.weight": np.ones(40, np.int8)}, "model.norm.weight: expected float32, float16 or bfloat16"),
         ({"model.norm.weight": np.ones((1, 40), np.float32)}, "model.norm.weight: expected shape (40,)"),
     ],
 )

@@ -17,8 +17,10 @@ import transformers
 
 from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
+from alpaca_jax.convert.certificate import Certificate
+from alpaca_jax.convert.exporter import export_checkpoint
 from alpaca_jax.convert.importer import import_checkpoint
-from alpaca_jax.data.prompt import render_prompt
+from alpaca_jax.data.prompt import TEMPLATES, render_prompt
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.sampling import Sampling
@@ -108,8 +110,8 @@ def their_tokenizer(gguf: Path) -> Any:
 
 def test_the_preset_describes_it(folder: CheckpointFolder) -> None:
     assert folder.model == preset("smollm2_135m")
-    assert folder.template_sha256 is None
-    assert folder.provenance["files"][0]["sha256"].startswith("b179c9523d0e6a0f")
+    assert folder.template is None
+    assert Certificate.read(folder.path).files[0]["sha256"].startswith("b179c9523d0e6a0f")
 
 
 def test_token_ids_equal_transformers(tokenizer: Tokenizer, their_tokenizer: Any) -> None:
@@ -155,12 +157,25 @@ def test_logits_equal_transformers(
     assert np.abs(np.asarray(logits(parameters, tokens_1L))[0] - theirs_LV).max() < 2e-4
 
 
+def test_exported_it_is_the_same_model_for_transformers(
+    folder: CheckpointFolder, theirs: transformers.LlamaForCausalLM, tmp_path: Path
+) -> None:
+    export_checkpoint(folder.path, tmp_path / "exported")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    ours, reference = loaded.state_dict(), theirs.state_dict()
+    assert ours.keys() == reference.keys()
+    assert [name for name, tensor in ours.items() if not torch.equal(tensor, reference[name])] == []
+    tokens_1L = torch.arange(100, 140)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens_1L).logits, theirs(tokens_1L).logits)
+
+
 def test_greedy_answers_equal_transformers(
     definition: Definition, parameters: Any, tokenizer: Tokenizer, theirs: transformers.LlamaForCausalLM
 ) -> None:
     prompts = [tokenizer.encode_prompt(text) for text in _PROMPTS]
     sampling = Sampling(temperature=0.0, max_new_tokens=_NEW_TOKENS)
-    ours = Generator(definition, parameters, tokenizer).continuations(prompts, sampling)
+    ours = Generator(definition, parameters, tokenizer, TEMPLATES["alpaca"]).continuations(prompts, sampling)
 
     length, eos = max(map(len, prompts)), tokenizer.eos_id
     padded_BL = torch.tensor([[eos] * (length - len(ids)) + ids for ids in prompts])

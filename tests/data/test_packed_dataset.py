@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -13,30 +14,40 @@ from alpaca_jax.data.batches import TrainingBatches
 from alpaca_jax.data.embedded import TOKENIZER
 from alpaca_jax.data.packed_dataset import open_packed_dataset, write_packed_dataset
 from alpaca_jax.data.packing import ROW_DTYPES, PackedRow
+from alpaca_jax.data.prompt import template_named
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.support.errors import UserError
 
 
 def random_rows(count, seq_len=16, seed=0):
     generator = np.random.default_rng(seed)
-    for _ in range(count):
-        values = {name: generator.integers(0, 2000, seq_len).astype(dtype) for name, dtype in ROW_DTYPES.items()}
-        yield PackedRow(**values)
+    return [
+        PackedRow(**{name: generator.integers(0, 2000, seq_len).astype(dtype) for name, dtype in ROW_DTYPES.items()})
+        for _ in range(count)
+    ]
 
 
-def write_small(folder, seq_len=16, **metadata):
+def write(folder, rows, seq_len=16, metadata=None, beside=()):
+    alpaca = template_named("alpaca")
+    write_packed_dataset(folder, rows, seq_len, metadata or {}, load_tokenizer(TOKENIZER), alpaca, beside)
+
+
+def write_small(folder, seq_len=16, beside=(), **metadata):
     rows = {"train": random_rows(40, seq_len), "eval": random_rows(3, seq_len, seed=1)}
-    write_packed_dataset(folder, rows, seq_len, metadata, load_tokenizer(TOKENIZER))
+    write(folder, rows, seq_len, metadata, beside)
 
 
 def test_rows_come_back_as_they_were(tmp_path):
-    write_small(tmp_path / "data", note={"é": [1, None]})
+    (tmp_path / "rejected.jsonl").write_text("{}")
+    write_small(tmp_path / "data", beside=[tmp_path / "rejected.jsonl"], note={"é": [1, None]})
+    assert os.listdir(tmp_path) == ["data"]
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [
         "dataset_info.json",
         "features.json",
         "metadata.json",
         "packed_instructions-eval.array_record-00000-of-00001",
         "packed_instructions-train.array_record-00000-of-00001",
+        "rejected.jsonl",
         "tokenizer",
     ]
     dataset = open_packed_dataset(tmp_path / "data")
@@ -54,16 +65,114 @@ def test_rows_come_back_as_they_were(tmp_path):
             source[len(source)]
 
 
-def test_plain_tfds_reads_it(packed):
-    import tensorflow_datasets as tfds
+PLAIN_READER = """
+import hashlib, json, sys
+import tensorflow_datasets as tfds
 
-    builder = tfds.builder_from_directory(packed.folder)
-    source = builder.as_data_source(split="train")
-    assert builder.info.metadata["seq_len"] == 256
-    assert builder.info.metadata["sources"][0]["name"] == "seed_tasks.jsonl"
-    assert len(source) == packed.num_rows("train")
-    assert all((source[5][name] == packed.source("train")[5][name]).all() for name in ROW_DTYPES)
-    assert len(builder.as_data_source(split="train[:10]")) == 10
+builder = tfds.builder_from_directory(sys.argv[1])
+by_name = tfds.data_source("packed_instructions", split="train", data_dir=sys.argv[2])
+sources = [builder.as_data_source(split="train"), by_name]
+digests = []
+for source in sources:
+    digest = hashlib.sha256()
+    for row in source:
+        for name in ("tokens", "targets", "loss_mask", "segment_ids", "positions"):
+            digest.update(row[name].tobytes())
+    digests.append(digest.hexdigest())
+print(json.dumps({
+    "digests": digests,
+    "rows": [len(source) for source in sources],
+    "shards": builder.info.splits["train"].num_shards,
+    "some": len(builder.as_data_source(split="train[3:10]")),
+    "metadata": dict(builder.info.metadata),
+    "ours": [name for name in sys.modules if name.split(".")[0] in ("alpaca_jax", "tensorflow")],
+}))
+"""
+
+
+def read_plainly(folder):
+    """What tensorflow-datasets alone, in a process of its own and without TensorFlow, makes of a dataset."""
+    version = folder.parent / "plain" / "packed_instructions" / "1.0.0"
+    version.parent.mkdir(parents=True)
+    version.symlink_to(folder)
+    program = [sys.executable, "-c", PLAIN_READER, str(folder), str(folder.parent / "plain")]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    end = subprocess.run(program, cwd=folder.parent, env=environment, capture_output=True, text=True, check=False)
+    assert end.returncode == 0, end.stderr
+    return json.loads(end.stdout.splitlines()[-1])
+
+
+def digest_of(rows):
+    digest = hashlib.sha256()
+    for row in rows:
+        for name in ROW_DTYPES:
+            digest.update(np.ascontiguousarray(getattr(row, name)).tobytes())
+    return digest.hexdigest()
+
+
+def test_plain_tfds_reads_it_by_folder_and_by_name(tmp_path):
+    rows = random_rows(40)
+    write(tmp_path / "data", {"train": rows}, metadata={"note": "kept"})
+    found = read_plainly(tmp_path / "data")
+    assert found["digests"] == [digest_of(rows)] * 2
+    assert (found["rows"], found["some"], found["ours"]) == ([40, 40], 7, [])
+    assert found["metadata"]["note"] == "kept"
+    assert found["metadata"]["template_sha256"] == template_named("alpaca").sha256
+
+
+def test_a_row_is_encoded_as_tfds_does_it():
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    from alpaca_jax.data.tfds_builder import decode_row, encode_row
+
+    (row,) = random_rows(1)
+    features = tfds.features.FeaturesDict(
+        {name: tfds.features.Tensor(shape=(16,), dtype=dtype, encoding="bytes") for name, dtype in ROW_DTYPES.items()}
+    )
+    arrays = {name: getattr(row, name) for name in ROW_DTYPES}
+    theirs = ExampleSerializer(features.get_serialized_info()).serialize_example(features.encode_example(arrays))
+    parse = tf_example_pb2.Example.FromString
+    assert parse(encode_row(row)) == parse(theirs)
+    for name, array in decode_row(encode_row(row)).items():
+        assert array.dtype == ROW_DTYPES[name]
+        assert array.tolist() == arrays[name].tolist()
+
+
+LARGE_WRITER = """
+import sys
+import numpy as np
+from alpaca_jax.data.packing import ROW_DTYPES, PackedRow
+from test_packed_dataset import write
+
+class Rows:
+    def __len__(self):
+        return 63
+
+    def __iter__(self):
+        for number in range(63):
+            yield PackedRow(**{name: np.full(2**20, number, dtype) for name, dtype in ROW_DTYPES.items()})
+
+write(sys.argv[1], {"train": Rows()}, 2**20)
+# Not ru_maxrss, which begins with what the parent had.
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+def test_a_split_beyond_what_tfds_holds_in_memory(tmp_path):
+    # TFDS's own writer goes through temporary files, by way of TensorFlow, above 1,048,576,000 bytes.
+    program = [sys.executable, "-c", LARGE_WRITER, str(tmp_path / "data")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    end = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert end.returncode == 0, end.stderr
+    assert int(end.stdout.split()[-1]) < 400 * 1024  # KiB, of a split of 1 GB
+    dataset = open_packed_dataset(tmp_path / "data")
+    source = dataset.source("train")
+    info = json.loads((tmp_path / "data" / "dataset_info.json").read_text())["splits"][0]
+    assert int(info["numBytes"]) > 1_048_576_000
+    assert len(info["shardLengths"]) > 1
+    assert [int(source[number]["tokens"][-1]) for number in range(len(source))] == list(range(63))
 
 
 def test_the_same_rows_give_the_same_bytes_in_another_process(tmp_path):
@@ -85,13 +194,14 @@ def test_the_same_rows_give_the_same_bytes_in_another_process(tmp_path):
 
 
 def test_nothing_is_left_where_the_rows_fail(tmp_path, monkeypatch):
-    def failing():
-        yield from random_rows(3)
-        raise KeyError("from the rows")
+    class Failing(list):
+        def __iter__(self):
+            yield self[0]
+            raise KeyError("from the rows")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(KeyError, match="from the rows"):
-        write_packed_dataset(tmp_path / "data", {"train": failing()}, 16, {}, load_tokenizer(TOKENIZER))
+        write(tmp_path / "data", {"train": Failing(random_rows(3))})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -113,8 +223,10 @@ def test_another_format_version_template_or_length_is_refused(tmp_path):
     path = tmp_path / "data" / "metadata.json"
     metadata = json.loads(path.read_text())
     for change, said in (
-        ({"format_version": 2}, "expected format version 1; found version 2"),
+        ({"format_version": 1}, "expected format version 2; found version 1"),
         ({"template_sha256": "0" * 64}, "found another template (000000000000…)"),
+        ({"template": "chatml"}, "another template"),
+        ({"template": None}, "another template"),
         ({"seq_len": 32}, "features.json"),
         ({"vocab_size": None}, "vocab_size"),
     ):
@@ -171,6 +283,6 @@ def test_a_changed_tokenizer_is_refused(packed, tmp_path):
 
 
 def test_a_split_that_was_not_made(tmp_path):
-    write_packed_dataset(tmp_path / "data", {"train": random_rows(2)}, 16, {}, load_tokenizer(TOKENIZER))
+    write(tmp_path / "data", {"train": random_rows(2)})
     with pytest.raises(UserError, match="'eval'; found only train"):
         open_packed_dataset(tmp_path / "data").source("eval")

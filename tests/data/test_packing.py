@@ -3,8 +3,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpaca_jax.data import packing
+from alpaca_jax.data.example_table import ExampleTable, ExampleTableWriter
 from alpaca_jax.data.examples import Example
-from alpaca_jax.data.packing import ROW_DTYPES, PackedRow, best_fit_decreasing, pack
+from alpaca_jax.data.packing import ROW_DTYPES, PackedRow, PackedRows, best_fit_decreasing
 
 # An example as (prompt length, response length with eos); every token of all examples gets a different id.
 SHAPES = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), max_size=40)
@@ -16,6 +18,14 @@ def examples_of(shapes):
         tokens = np.arange(start, start + prompt + response, dtype=np.int32)
         start += prompt + response
         yield Example(tokens, np.arange(len(tokens)) >= prompt)
+
+
+def pack(examples, seq_len):
+    rows = PackedRows(ExampleTable.of(examples), np.arange(len(examples)), seq_len)
+    made = list(rows)
+    assert len(made) == len(rows)
+    assert rows.filled_places == sum(int((row.segment_ids > 0).sum()) for row in made)
+    return made
 
 
 def test_columns_of_the_docstring():
@@ -72,33 +82,49 @@ def test_every_trained_token_is_a_target_once_after_its_own_prompt(shapes, seq_l
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=80), st.integers(50, 70))
 def test_best_fit_decreasing_is_what_its_definition_says(lengths, capacity):
-    rows = best_fit_decreasing(lengths, capacity)
-    free, expected = [], []
+    row_of = best_fit_decreasing(np.array(lengths, int), capacity).tolist()
+    free = []
     for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         fitting = [(space, row) for row, space in enumerate(free) if space >= lengths[item]]
         if fitting:
             tightest = min(fitting)[0]
         else:
             tightest = capacity
+            assert row_of[item] == len(free)
             free.append(capacity)
-            expected.append([])
         # Among equally full rows any choice is a best fit; follow the one taken, and check that it is one of them.
-        row = next(r for r, members in enumerate(rows) if item in members)
-        assert free[row] == tightest
-        free[row] -= lengths[item]
-        expected[row].append(item)
-    assert rows == expected
+        assert free[row_of[item]] == tightest
+        free[row_of[item]] -= lengths[item]
 
 
 def test_rows_are_full_at_real_lengths():
     # Lengths distributed like Alpaca's: log-normal with median 111 and 95% below 241.
-    lengths = np.random.default_rng(0).lognormal(np.log(111), 0.47, 4000).clip(20, 512).astype(int).tolist()
-    for capacity, least in ((512, 0.984), (2048, 0.995)):
-        rows = best_fit_decreasing(lengths, capacity)
-        assert sum(lengths) / (len(rows) * capacity) >= least
+    lengths = np.random.default_rng(0).lognormal(np.log(111), 0.47, 4000).clip(20, 512).astype(int)
+    for capacity, least in ((512, 0.985), (2048, 0.995)):
+        rows = best_fit_decreasing(lengths, capacity).max() + 1
+        assert lengths.sum() / (rows * capacity) >= least
 
 
 @pytest.mark.parametrize("length", [0, -1, 9])
 def test_lengths_that_fit_no_row_are_refused(length):
     with pytest.raises(ValueError, match="between 1 and 8"):
-        best_fit_decreasing([3, length], 8)
+        best_fit_decreasing(np.array([3, length]), 8)
+
+
+@settings(deadline=None)
+@given(SHAPES.filter(len), st.integers(23, 60), st.data())
+def test_of_a_table_on_disk_the_chosen_are_packed_as_often_as_chosen(tmp_path_factory, shapes, seq_len, data):
+    examples = list(examples_of(shapes))
+    chosen = data.draw(st.lists(st.integers(0, len(examples) - 1), max_size=60))
+    with ExampleTableWriter(tmp_path_factory.mktemp("table") / "new") as writer:
+        for few in (examples[:3], examples[3:]):
+            part = ExampleTable.of(few)
+            writer.append(part.tokens, part.loss_mask, part.lengths)
+        table = writer.table()
+    found = []
+    # Two rows at a time, so that a few examples already take several turns.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_PLACES_AT_ONCE", 2 * seq_len)
+        for row in PackedRows(table, np.array(chosen, int), seq_len):
+            found += [int(row.tokens[place]) for place in np.flatnonzero((row.segment_ids > 0) & (row.positions == 0))]
+    assert sorted(found) == sorted(int(examples[number].tokens[0]) for number in chosen)

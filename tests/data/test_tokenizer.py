@@ -6,14 +6,17 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from alpaca_jax.data import tokenizer_files
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
-from alpaca_jax.data.instructions import read_instructions
+from alpaca_jax.data.instructions import read_records
 from alpaca_jax.data.prompt import render_prompt
 from alpaca_jax.data.tokenizer import load_tokenizer
+from alpaca_jax.data.word_cache import words_stand_apart
 from alpaca_jax.support.errors import UserError
 
-TEXTS = [render_prompt(i.instruction, i.input) for i in read_instructions(SEED_TASKS)]
-ANSWERS = [i.output for i in read_instructions(SEED_TASKS)]
+TASKS = [located.record for located in read_records(SEED_TASKS)]
+TEXTS = [render_prompt(task.instruction, task.input) for task in TASKS]
+ANSWERS = [task.output for task in TASKS]
 ODD = [
     "",
     " ",
@@ -29,6 +32,10 @@ ODD = [
     "\ufeff\u200b",
 ]
 MARKS = ["<|bos|>", "<|eos|>", "<|pad|>"]
+
+
+def ids_of(tokenizer, texts, where):
+    return [ids.tolist() for ids in tokenizer.encode_batch(texts, where)]
 
 
 def trained_bpe(normalizer=None, pre_tokenizer=None, decoder=None, alphabet=None):
@@ -79,6 +86,28 @@ def json_tokenizer(folder, **config):
 # SentencePiece
 
 
+@pytest.fixture(scope="module")
+def llama_like(tmp_path_factory):
+    """A SentencePiece model whose pieces never reach over a space or a newline, as LLaMA's and Mistral's."""
+    from sentencepiece import SentencePieceTrainer
+
+    path = tmp_path_factory.mktemp("llama") / "tokenizer.model"
+    with path.open("wb") as file:
+        SentencePieceTrainer.train(
+            sentence_iterator=(line for text in TEXTS + ANSWERS for line in text.split("\n")),
+            model_writer=file,
+            model_type="bpe",
+            vocab_size=1500,
+            byte_fallback=True,
+            split_digits=True,
+            allow_whitespace_only_pieces=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            minloglevel=2,
+        )
+    return path
+
+
 def test_sentencepiece_ids_are_the_library_s_own():
     from sentencepiece import SentencePieceProcessor
 
@@ -86,6 +115,23 @@ def test_sentencepiece_ids_are_the_library_s_own():
     assert (ours.bos_id, ours.eos_id, ours.vocab_size) == (1, 2, library.vocab_size())
     for text in TEXTS + ODD:
         assert ours.encode_prompt(text) == [1, *library.encode(text)]
+
+
+@settings(deadline=None)
+@given(st.lists(st.text() | st.text("aT 1.\n▁<s>", max_size=20), max_size=4))
+@example(["▁ sparkline: ▁▂▃ a▁b ▁", "", "  two\n  four", "</s> <s>", *ANSWERS])
+@pytest.mark.parametrize("form", ["embedded", "llama"])
+def test_a_batch_of_sentencepiece_texts_is_what_the_library_gives_one_by_one(llama_like, form, texts):
+    from sentencepiece import SentencePieceProcessor
+
+    path = TOKENIZER if form == "embedded" else llama_like
+    library, ours = SentencePieceProcessor(model_file=str(path)), load_tokenizer(path)
+    assert words_stand_apart(tokenizer_files.parse_sentencepiece(tokenizer_files.find(path))) == (form == "llama")
+    assert ids_of(ours, texts, "start") == [[1, *library.encode(text)] for text in texts]
+    assert ids_of(ours, texts, "after special") == [library.encode(text) for text in texts]
+    assert ids_of(ours, texts, "inside") == [ours.encode_response(text) for text in texts]
+    plain = [text for text in texts if "▁" not in text]
+    assert ids_of(ours, plain, "start") == [[1, *ours.encode_response(" " * bool(t) + t)] for t in plain]
 
 
 def test_sentencepiece_ids_are_those_of_transformers(tmp_path):
@@ -131,6 +177,8 @@ def test_sentencepiece_takes_what_the_configuration_says(tmp_path):
     assert tokenizer.encode_prompt("a") == plain.encode_prompt("a")[1:]
     assert tokenizer.decode([*tokenizer.encode_response("a"), 2048, 2049]) == "a"
     assert tokenizer.piece(2048) == "[PAD]"
+    assert tokenizer.special_ids == {"<s>": 1, "</s>": 2, "[PAD]": 2048, "<|end|>": 2049}
+    assert plain.special_ids == {"<s>": 1, "</s>": 2}
     assert tokenizer.sha256 != plain.sha256
     assert load_tokenizer(tmp_path / "tokenizer.model").sha256 == tokenizer.sha256
 
@@ -169,6 +217,7 @@ def test_special_tokens_in_a_text_are_text(bpe_folder):
 @pytest.mark.parametrize("form", ["prepend", "metaspace", "byte level"])
 def test_an_invented_space_is_kept_from_responses(tmp_path, form):
     from tokenizers import decoders, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     strip = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -193,6 +242,12 @@ def test_an_invented_space_is_kept_from_responses(tmp_path, form):
         assert tokenizer.encode_prompt(text) == made.encode(text, add_special_tokens=False).ids
     assert tokenizer.encode_prompt("The") != tokenizer.encode_response("The")
     assert tokenizer.encode_prompt("The") == tokenizer.encode_response(" The")
+    library = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    for text in ("The answer", " The", "\n"):
+        after = ids_of(tokenizer, [text], "after special")[0]
+        assert [tokenizer.special_ids["<|eos|>"], *after] == library.encode("<|eos|>" + text, add_special_tokens=False)
+    invents = ids_of(tokenizer, ["The"], "after special") == [tokenizer.encode_prompt("The")]
+    assert invents == (form != "metaspace")
 
 
 def test_whether_bos_is_added(tmp_path, bpe_folder):
@@ -205,6 +260,14 @@ def test_whether_bos_is_added(tmp_path, bpe_folder):
     assert load_tokenizer(tmp_path / "told not").encode_prompt("") == []
     (tmp_path / "told not" / "tokenizer_config.json").write_text('{"eos_token": "<|eos|>"}')
     assert load_tokenizer(tmp_path / "told not").encode_prompt("") == [0]
+
+
+def test_a_bos_that_is_the_eos_and_never_added_is_none(tmp_path):
+    for added in ({}, {"add_bos_token": False}):
+        folder = json_tokenizer(tmp_path / str(len(added)), bos_token="<|eos|>", eos_token="<|eos|>", **added)
+        tokenizer = load_tokenizer(folder)
+        assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.encode_prompt("")) == (None, 1, [])
+        assert tokenizer.special_ids == {"<|bos|>": 0, "<|eos|>": 1, "<|pad|>": 2}
 
 
 def test_a_piece_for_display(bpe_folder):
@@ -246,7 +309,7 @@ def test_without_configuration_the_end_is_the_one_usual_token(tmp_path):
     [
         ({"eos_token": ""}, "none, or an empty string"),
         ({"eos_token": None}, "none, or an empty string"),
-        ({"bos_token": "<|eos|>", "eos_token": "<|eos|>"}, "id 1 for both"),
+        ({"bos_token": "<|eos|>", "eos_token": "<|eos|>", "add_bos_token": True}, "id 1 for both"),
         ({"eos_token": "<|stop|>"}, "eos_token: expected a token of the vocabulary"),
         ({"eos_token": 2}, "a text for eos_token"),
         ({"eos_token": "<|eos|>", "add_bos_token": "yes"}, "true or false"),

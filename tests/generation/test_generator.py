@@ -1,11 +1,15 @@
 """Generation: what the cache makes is what the model says, whatever stands beside it in the batch."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from alpaca_jax.data.embedded import TOKENIZER
+from alpaca_jax.data.instructions import Conversation, Instruction, Message
+from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.sampling import Sampling, sample
@@ -29,7 +33,7 @@ def parameters(definition):
 
 @pytest.fixture(scope="module")
 def generator(definition, parameters):
-    return Generator(definition, parameters, load_tokenizer(TOKENIZER))
+    return Generator(definition, parameters, load_tokenizer(TOKENIZER), TEMPLATES["alpaca"])
 
 
 def by_whole_passes(definition, parameters, prompt: list[int], count: int) -> list[int]:
@@ -58,7 +62,7 @@ def test_greedy_equals_whole_passes_for_every_length_in_a_batch(definition, para
 def test_a_mesh_changes_nothing(definition, parameters, generator):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     sampling = Sampling(temperature=0.0, max_new_tokens=8)
-    on_mesh = Generator(definition, parameters, load_tokenizer(TOKENIZER), mesh)
+    on_mesh = Generator(definition, parameters, load_tokenizer(TOKENIZER), TEMPLATES["alpaca"], mesh)
     assert on_mesh.continuations(PROMPTS, sampling) == generator.continuations(PROMPTS, sampling)
 
 
@@ -73,13 +77,27 @@ def test_draws_depend_on_the_seed_and_the_prompts_number_alone(generator):
     assert together != generator.continuations(PROMPTS, Sampling(1.0, 1.0, 10, seed=5))
 
 
-def test_it_ends_at_the_end_token(definition, parameters):
-    class Ends:
-        eos_id = by_whole_passes(definition, parameters, PROMPTS[0], 3)[-1]
-
+@pytest.mark.parametrize("template", ["alpaca", "chatml"])
+def test_it_ends_at_the_end_token_and_at_the_templates(definition, parameters, template):
     expected = by_whole_passes(definition, parameters, PROMPTS[0], 3)
-    made = Generator(definition, parameters, Ends()).continuations(PROMPTS[:1], Sampling(0.0, 1.0, 40))
-    assert made == [expected[: expected.index(Ends.eos_id)]]
+
+    class Ends:
+        eos_id = expected[-1] if template == "alpaca" else 2
+        special_ids: ClassVar = {"<|im_start|>": 3, "<|im_end|>": expected[-1]}
+
+    made = Generator(definition, parameters, Ends(), TEMPLATES[template]).continuations(
+        PROMPTS[:1], Sampling(0.0, 1.0, 40)
+    )
+    assert made == [expected[: expected.index(expected[-1])]]
+
+
+def test_records_are_put_into_the_template_and_answers_taken_out(definition, parameters):
+    tokenizer, sampling = load_tokenizer(TOKENIZER), Sampling(0.0, 1.0, 8)
+    generator = Generator(definition, parameters, tokenizer, TEMPLATES["llama2"])
+    records = [Instruction("Add.", "1 and 2", "not seen"), Conversation((Message("user", " Add.\n\n1 and 2 "),))]
+    ids = [1, *tokenizer.encode_prompt("[INST] Add.\n\n1 and 2 [/INST]")[1:]]
+    raw = tokenizer.decode(generator.continuations([ids], sampling)[0])
+    assert generator.answer([*records, "[INST] Add.\n\n1 and 2 [/INST]"], sampling) == [raw.strip(), raw.strip(), raw]
 
 
 def test_the_context_bounds_what_is_made(generator):

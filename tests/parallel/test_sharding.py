@@ -7,13 +7,13 @@ from jax.sharding import PartitionSpec
 
 from alpaca_jax.model.definition import define
 from alpaca_jax.model.presets import PRESETS
-from alpaca_jax.parallel.mesh import MESH_AXES, make_mesh, place_batch
+from alpaca_jax.parallel.mesh import make_mesh, place_batch
 from alpaca_jax.parallel.sharding import parameter_shardings, partition_spec
 from alpaca_jax.support.errors import UserError
 
 
-def sizes(data: int, fsdp: int, tensor: int) -> dict[str, int]:
-    return dict(zip(MESH_AXES, (data, fsdp, tensor), strict=True))
+def sizes(data: int, fsdp: int, tensor: int, context: int = 1) -> dict[str, int]:
+    return {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
 
 
 def test_an_axis_without_an_entry_is_an_error():
@@ -35,12 +35,13 @@ def test_every_large_parameter_is_split(name: str):
         jax.tree.leaves(specs, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)),
         strict=True,
     ):
-        assert ("fsdp" in spec and "tensor" in spec) or shape.size < 100_000
+        assert (("fsdp", "context") in spec and "tensor" in spec) or shape.size < 1_000_000
 
 
-def test_state_is_split_over_all_devices():
+@pytest.mark.parametrize("mesh_sizes", [sizes(1, 4, 2), sizes(1, 2, 2, context=2)], ids=str)
+def test_state_is_split_over_all_devices(mesh_sizes):
     definition = define(PRESETS["tiny"])
-    mesh = make_mesh(sizes(1, 4, 2))
+    mesh = make_mesh(mesh_sizes)
     shardings = parameter_shardings(mesh, definition.logical_axes, definition.shapes)
     parameters = jax.jit(definition.initialise, static_argnums=0, out_shardings=shardings)(0)
     held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(parameters))

@@ -17,6 +17,7 @@ from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.checkpoint.store import Store
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
 from alpaca_jax.data.preparation import Request, prepare
+from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.model.definition import define
 from tests.programs import run, the_one_line
 
@@ -92,7 +93,7 @@ def test_a_run_leaves_what_it_promises(finished: Path, data: Path):
     described = json.loads((finished / "run.json").read_text())
     assert described["config"]["train"]["steps"] == 8
     assert described["dataset"]["seq_len"] == 256
-    assert CheckpointFolder.open(finished).template_sha256 is not None
+    assert CheckpointFolder.open(finished).template == TEMPLATES["alpaca"]
     assert sorted(int(step.name) for step in (finished / "checkpoints").glob("[0-9]*")) == [6, 8]
 
 
@@ -202,6 +203,16 @@ def test_a_work_directory_of_other_data_is_refused(finished: Path, tmp_path: Pat
     before = sorted((path, path.stat().st_mtime) for path in finished.rglob("*"))
     assert "other data" in the_one_line("train", *flags(other, finished, "--config.train.steps=8"))
     assert before == sorted((path, path.stat().st_mtime) for path in finished.rglob("*"))
+
+
+def test_another_template_than_the_checkpoint_s_is_refused(finished: Path, tmp_path: Path):
+    other = tmp_path / "other"
+    prepare(Request((SEED_TASKS,), TOKENIZER, seq_len=256, eval_fraction=0.1, template="zephyr"), other)
+    line = the_one_line("train", *flags(other, tmp_path / "run", f"--config.model.checkpoint={finished}"))
+    assert re.search(r"other: expected the template that .* was fine-tuned with, alpaca; found zephyr", line)
+    line = the_one_line("generate", f"--checkpoint={finished}", "--instruction=Hi", "--template=zephyr")
+    assert re.search(r"--template: expected the template that .* was fine-tuned with, alpaca; found zephyr", line)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_ends_with_one_line_and_the_run_goes_on_later(data: Path, tmp_path: Path):

@@ -1,4 +1,6 @@
-"""The recipe's schedule, and decay that spares the norms."""
+"""The recipe's schedule, and decay that spares norms and biases."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +9,9 @@ import optax
 import pytest
 
 from alpaca_jax.model.definition import define
-from alpaca_jax.model.presets import PRESETS
 from alpaca_jax.training.config import default_config
 from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser, num_updates
+from tests.models import SMALL
 
 
 def test_the_published_run_has_its_updates_and_its_warm_up():
@@ -38,11 +40,14 @@ def test_decay_and_clipping():
     config = default_config()
     config.optimizer.weight_decay = 0.1
     optimiser = make_optimiser(config, optax.constant_schedule(1.0))
-    parameters = jax.tree.map(lambda s: jnp.ones(s.shape), define(PRESETS["tiny"]).shapes)
+    model = dataclasses.replace(SMALL, qkv_bias=True, output_bias=True, mlp_bias=True, qk_norm=True)
+    parameters = jax.tree.map(lambda s: jnp.ones(s.shape), define(model).shapes)
     nothing = jax.tree.map(jnp.zeros_like, parameters)
     updates, _ = optimiser.update(nothing, optimiser.init(parameters), parameters)
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
-        expected = 0.0 if path[-1].key == "scale" else -0.1
+        name = path[-1].key
+        assert name == "scale" or name.endswith("bias") or update.ndim > 1
+        expected = 0.0 if name == "scale" or name.endswith("bias") else -0.1
         np.testing.assert_allclose(update, expected, rtol=1e-6)
 
     gradient = jax.tree.map(lambda p: 3.0 * p, parameters)

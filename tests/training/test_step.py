@@ -11,7 +11,7 @@ import pytest
 
 from alpaca_jax.data.packing import ROW_DTYPES
 from alpaca_jax.model.definition import define
-from alpaca_jax.parallel.mesh import make_mesh, place_batch
+from alpaca_jax.parallel.mesh import MESH_AXES, make_mesh, place_batch
 from alpaca_jax.training.config import default_config
 from alpaca_jax.training.loss import summed_loss
 from alpaca_jax.training.optimiser import make_optimiser
@@ -56,10 +56,10 @@ def config_of(**changes: object):
     return config
 
 
-def run_steps(batch: dict[str, np.ndarray], mesh_sizes=(1, 4, 2), steps: int = 3, **changes: object):
+def run_steps(batch: dict[str, np.ndarray], mesh_sizes=(1, 4, 1, 2), steps: int = 3, model=MODEL, **changes: object):
     """The losses and the last parameters of some steps on one batch."""
-    config, definition = config_of(**changes), define(MODEL, remat="dots")
-    mesh = make_mesh(dict(zip(("data", "fsdp", "tensor"), mesh_sizes, strict=True)))
+    config, definition = config_of(**changes), define(model, remat="dots")
+    mesh = make_mesh(dict(zip(MESH_AXES, mesh_sizes, strict=True)))
     optimiser = make_optimiser(config, optax.constant_schedule(config.optimizer.learning_rate))
     shardings = state_shardings(definition, optimiser, mesh)
     state = new_state(definition, optimiser, shardings, seed=0)
@@ -75,7 +75,7 @@ def run_steps(batch: dict[str, np.ndarray], mesh_sizes=(1, 4, 2), steps: int = 3
 
 @pytest.fixture(scope="module")
 def reference():
-    return run_steps(packed(examples()), mesh_sizes=(8, 1, 1))
+    return run_steps(packed(examples()), mesh_sizes=(8, 1, 1, 1))
 
 
 def assert_same(mine, reference, rtol: float = 1e-5):
@@ -83,9 +83,19 @@ def assert_same(mine, reference, rtol: float = 1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-6), mine[1], reference[1])
 
 
-@pytest.mark.parametrize("mesh_sizes", [(1, 8, 1), (1, 4, 2), (2, 2, 2)])
+@pytest.mark.parametrize("mesh_sizes", [(1, 8, 1, 1), (1, 4, 1, 2), (2, 2, 1, 2), (1, 2, 2, 2), (2, 1, 4, 1)])
 def test_the_mesh_changes_nothing(mesh_sizes, reference):
     assert_same(run_steps(packed(examples()), mesh_sizes), reference)
+
+
+def test_the_mesh_changes_nothing_for_a_model_with_every_feature():
+    features = {"qkv_bias": True, "output_bias": True, "mlp_bias": True, "qk_norm": True}
+    model = dataclasses.replace(MODEL, sliding_window=3, **features)
+    one, other = (run_steps(packed(examples()), sizes, model=model) for sizes in ((8, 1, 1, 1), (1, 2, 2, 2)))
+    assert_same(one, other)
+    biases = one[1]["layers"]["attention"]["query_bias"], one[1]["layers"]["mlp"]["down_bias"]
+    assert all(bias.any() for bias in biases)  # they began as 0
+    assert one[2]["attended"] == sum(min(i, 3) for row in LENGTHS for n in row for i in range(1, n + 1))
 
 
 @pytest.mark.parametrize("microbatches", [2, 4])

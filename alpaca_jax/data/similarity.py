@@ -1,0 +1,128 @@
+"""How alike two instructions are, by ROUGE-L, and the texts of a pool that are most like a given one.
+
+The F measure is the one by which self-instruct and Alpaca dropped near-duplicates: with the longest common subsequence
+(LCS) of the two token sequences of lengths m and n, precision LCS/m and recall LCS/n, it is their harmonic mean
+(Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", section 3). Tokens and floating-point operations
+are those of the package `rouge_score` without stemming, so that `F > 0.7` decides the same here and there.
+"""
+
+import dataclasses
+import math
+import re
+from array import array
+
+import numpy as np
+
+_TOKEN = re.compile(r"[a-z0-9]+")
+# A bound computed in floats must not lose a text that the measure, computed in other floats, puts above the threshold.
+_SLACK = 1e-9
+
+
+def tokenise(text: str) -> list[str]:
+    """The words of a text as ROUGE sees them: lower case, and only runs of a–z and 0–9.
+
+    >>> tokenise("Don't stop, café No. 9!")
+    ['don', 't', 'stop', 'caf', 'no', '9']
+    """
+    return _TOKEN.findall(text.lower())
+
+
+def f_measure(lcs: np.ndarray, length: int, lengths: np.ndarray) -> np.ndarray:
+    """ROUGE-L F, float64 [n], from LCS lengths [n] of a text of `length` tokens and texts of `lengths` [n] tokens.
+
+    All lengths are at least 1.
+    """
+    precision, recall = lcs / lengths, lcs / length
+    total = precision + recall
+    return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+
+
+def rouge_l_f(a: str, b: str) -> float:
+    """ROUGE-L F of two texts, from 0 to 1; 0 where one has no token. Symmetric."""
+    index = SimilarityIndex()
+    index.add(a)
+    nearest = index.nearest(b)
+    return nearest[0].f if nearest else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Similar:
+    """A text of a pool, by its number, and its ROUGE-L F with the text asked about."""
+
+    number: int
+    f: float
+
+
+class SimilarityIndex:
+    """A growing pool of texts, searched for those above a threshold without a comparison with each.
+
+    The answers are those of comparing with every text. What is passed over is proved to be below the threshold t: since
+    F = 2·LCS/(m + n) and LCS ≤ n, a text of n tokens above t has at least s = ⌈t·m/(2 − t)⌉ of the m asked about; so it
+    has at least two of any m − s + 2 of them, and the rarest are looked up ("prefix filtering"; two, because one is
+    often shared by chance). Of what is found there, LCS ≤ min(m, n) excludes texts too short or too long. The rest is
+    measured by rapidfuzz.
+    """
+
+    def __init__(self) -> None:
+        """An empty pool."""
+        self._words: dict[str, int] = {}
+        self._texts: list[array[int]] = []  # a number for each token, the same for equal tokens
+        self._lengths = array("i")
+        self._postings: dict[str, array[int]] = {}  # a token → the numbers of the texts that have it
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def add(self, text: str) -> int:
+        """Puts a text into the pool.
+
+        Returns:
+          Its number, counted from 0.
+        """
+        tokens, number = tokenise(text), len(self._texts)
+        self._texts.append(array("I", [self._words.setdefault(token, len(self._words)) for token in tokens]))
+        self._lengths.append(len(tokens))
+        for token in set(tokens):
+            self._postings.setdefault(token, array("i")).append(number)
+        return number
+
+    def nearest(self, text: str, threshold: float = 0.0, count: int = 1) -> list[Similar]:
+        """The texts whose F with `text` is above the threshold, the most similar first and at most `count` of them.
+
+        Equally similar ones come in the order in which they were added.
+
+        Args:
+          text: what to compare with the pool.
+          threshold: F must be greater, not equal; at least 0.
+          count: how many to return.
+        """
+        from rapidfuzz import process
+        from rapidfuzz.distance import LCSseq
+
+        tokens = tokenise(text)
+        numbers = self._candidates(tokens, threshold)
+        if not len(numbers):
+            return []
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)[numbers]
+        pool = [self._texts[number] for number in numbers]
+        # A token that no text of the pool has gets a number that none has.
+        asked = array("I", [self._words.get(token, len(self._words)) for token in tokens])
+        lcs = process.cdist([asked], pool, scorer=LCSseq.similarity, dtype=np.int32)[0]
+        f = f_measure(lcs, len(tokens), lengths)
+        above = np.flatnonzero(f > threshold)
+        best = above[np.argsort(-f[above], kind="stable")][:count]
+        return [Similar(int(numbers[place]), float(f[place])) for place in best]
+
+    def _candidates(self, tokens: list[str], threshold: float) -> np.ndarray:
+        """Ascending numbers of texts, among them all whose F with `tokens` is above the threshold."""
+        least = max(1, math.ceil(threshold * len(tokens) / (2 - threshold) - _SLACK))
+        found = [self._postings.get(token, array("i")) for token in tokens]
+        shared = min(2, least)
+        rarest = [posting for posting in sorted(found, key=len)[: max(0, len(tokens) - least + shared)] if posting]
+        if not rarest:
+            return np.empty(0, np.int32)
+        numbers, times = np.unique(np.concatenate([np.frombuffer(p, np.int32) for p in rarest]), return_counts=True)
+        numbers = numbers[times >= shared]
+        lengths = np.frombuffer(self._lengths, dtype=np.int32)[numbers]
+        bound = 2 * np.minimum(lengths, len(tokens)) / (lengths + len(tokens))
+        return numbers[bound > threshold - _SLACK]

@@ -1,0 +1,71 @@
+"""How long a compiled step takes, from what it does and what the chip can do: an estimate, each part said apart."""
+
+import dataclasses
+from typing import Any
+
+from alpaca_jax.parallel.chips import Chip, Target
+from alpaca_jax.planning.hlo import Collective
+
+# The share of the datasheet that large kernels reach. Matrix products: an H200 was seen at 790 of 989 TFLOP/s in a
+# large one, and a step's are not all large. Memory and links: what copies of many megabytes reach.
+_PRODUCTS = {"gpu": 0.75, "tpu": 0.85}
+_MEMORY, _LINKS = 0.85, 0.75
+# Collectives run beside the arithmetic of another layer, but for the first and the last of a loop.
+_EXPOSED = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """Seconds of one step on one device.
+
+    Attributes:
+      products: of its matrix products.
+      memory: of its other kernels, which wait for the memory.
+      communication: of its collectives, were they alone.
+      step: all together.
+      assumptions: what was assumed, in a sentence each.
+    """
+
+    products: float
+    memory: float
+    communication: float
+    step: float
+    assumptions: tuple[str, ...]
+
+
+def estimate(chip: Chip, target: Target, flops: float, moved: float, collectives: list[Collective]) -> Estimate:
+    """The estimate for a step.
+
+    Args:
+      chip: its figures.
+      target: how many, on how many machines.
+      flops: of a device's matrix products.
+      moved: bytes that a device's other kernels read and write.
+      collectives: what a device sends.
+    """
+    products = flops / (chip.flops * _PRODUCTS[chip.platform])
+    memory = moved / (chip.bandwidth * _MEMORY)
+    near = target.devices // target.hosts if chip.platform == "gpu" else target.devices
+    communication = sum(
+        one.sent() / ((chip.link if one.devices <= near else chip.network) * _LINKS) for one in collectives
+    )
+    kernels = products + memory
+    step = max(kernels, communication) + _EXPOSED * min(kernels, communication)
+    assumptions = (
+        f"matrix products at {_PRODUCTS[chip.platform]:.0%} of {chip.flops / 1e12:.0f} TFLOP/s",
+        f"other kernels at {_MEMORY:.0%} of {chip.bandwidth / 1e12:.2f} TB/s",
+        f"collectives at {_LINKS:.0%} of {chip.link / 1e9:.0f} GB/s"
+        + (f" ({chip.network / 1e9:.0f} between machines)" if target.hosts > 1 and chip.platform == "gpu" else ""),
+        f"collectives beside arithmetic but for {_EXPOSED:.0%}",
+    )
+    return Estimate(products, memory, communication, step, assumptions)
+
+
+def by_kind(collectives: list[Collective]) -> dict[str, dict[str, Any]]:
+    """Number in a step, and GiB that a device sends, of each kind of collective."""
+    table: dict[str, dict[str, Any]] = {}
+    for one in collectives:
+        row = table.setdefault(one.kind, {"times": 0, "gib": 0.0})
+        row["times"] += round(one.times)
+        row["gib"] += one.sent() / 2**30
+    return {kind: {"times": row["times"], "gib": round(row["gib"], 3)} for kind, row in sorted(table.items())}

@@ -1,0 +1,50 @@
+"""`launch/slurm.sh` under a real Slurm: two nodes on loopback, each with four CPU devices, train together."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.launch.slurm_cluster import Slurm, slurm_cluster
+from tests.runs import lines_of, parameters_of, train_flags
+
+# Debian's packages slurm-wlm and munge bring them; `.ci/run` installs these where it may.
+_NEEDED = ("slurmctld", "slurmd", "munged", "setpriv")
+pytestmark = pytest.mark.skipif(not all(map(shutil.which, _NEEDED)), reason=f"needs {', '.join(_NEEDED)} on PATH")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Slurm]:
+    with slurm_cluster() as running:
+        yield running
+
+
+def submit(cluster: Slurm, output: Path, *flags: str) -> tuple[int, str]:
+    return cluster.run_job(output, "--nodes=2", "launch/slurm.sh", *flags, PYTHON=sys.executable)
+
+
+def test_two_nodes_train_as_one_process(cluster: Slurm, one_process_run: Path, packed_rows: Path, tmp_path: Path):
+    flags = train_flags(packed_rows, tmp_path / "run", "--config.train.steps=4", "--config.mesh.cpu_devices=4")
+    code, said = submit(cluster, tmp_path / "job.log", *flags)
+    assert code == 0, said
+    ours, alone = lines_of(tmp_path / "run" / "metrics.jsonl"), lines_of(one_process_run / "metrics.jsonl")[:4]
+    for name in ("step", "loss", "grad_norm", "target_tokens"):
+        np.testing.assert_allclose([line[name] for line in ours], [line[name] for line in alone], rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        parameters_of(tmp_path / "run"),
+        parameters_of(one_process_run, step=4),
+    )
+
+
+def test_what_train_refuses_fails_the_job_with_its_line(cluster: Slurm, packed_rows: Path, tmp_path: Path):
+    flags = train_flags(packed_rows, tmp_path / "run", "--config.mesh.cpu_devices=4", "--config.mesh.fsdp=3")
+    code, said = submit(cluster, tmp_path / "job.log", *flags)
+    assert code == 2, said
+    assert "error: config.mesh: expected sizes that multiply to the 8 devices here" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()
