@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
@@ -51,6 +51,7 @@ def codes(text):
     return [ord(character) for character in text]
 
 
+@settings(deadline=None)
 @given(st.text("ab ▁\n", max_size=30))
 def test_the_words_are_the_whole_text(text):
     ids = WordCache(codes).encode(text)
