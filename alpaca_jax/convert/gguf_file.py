@@ -1,15 +1,15 @@
 """A GGUF file of the llama architecture (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md) as a source."""
 
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alpaca_jax.convert.foreign_names import ForeignNames
 from alpaca_jax.convert.gguf_rope import ROPE_KEYS, ROPE_TENSOR, read_linear_scaling, with_frequency_divisors
 from alpaca_jax.convert.gguf_tokenizer import write_tokenizer
-from alpaca_jax.convert.rotary_pairs import split_rotary_halves
+from alpaca_jax.convert.rotary_pairs import in_rotary_halves
 from alpaca_jax.convert.source import TensorInfo, make_config
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.support.errors import UserError, shorten
@@ -22,18 +22,21 @@ _ARCHITECTURE = "llama"
 _PART_BYTES = 2**25  # dequantised at one time
 
 # GGUF's names for the tensors, in Hugging Face's words.
-_OUTSIDE_LAYERS = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_IN_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+_NAMES = ForeignNames(
+    "blk",
+    outside={"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"},
+    inside={
+        "attn_norm": "input_layernorm",
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+    },
+)
 
 # Keys under `llama.` that sizes are read from, and others with the values that change nothing. Any other key there may
 # change what the model computes, so it is refused.
@@ -75,7 +78,7 @@ class GGUFFile:
         self.files: tuple[Path, ...] = (path,)
         reader = self._open()
         self._fields = reader.fields
-        self._own = {_their_name(tensor.name): tensor for tensor in reader.tensors}
+        self._own = {_NAMES.theirs(tensor.name): tensor for tensor in reader.tensors}
         divisors = self._own.pop(ROPE_TENSOR, None)
         self._refuse_what_is_not_computed()
         self.model = self._read_model()
@@ -90,21 +93,11 @@ class GGUFFile:
     def read(self, name: str) -> np.ndarray:
         """See `source.Source`."""
         tensor = self._dequantise(self._own[name])
-        if name.endswith("self_attn.q_proj.weight"):
-            return split_rotary_halves(tensor, self.model.num_heads)
-        if name.endswith("self_attn.k_proj.weight"):
-            return split_rotary_halves(tensor, self.model.num_kv_heads)
-        return tensor
+        return in_rotary_halves(name, tensor, self.model)
 
     def own_name(self, name: str) -> str:
         """See `source.Source`."""
-        for mine, theirs in _OUTSIDE_LAYERS.items():
-            if name == f"{theirs}.weight":
-                return f"{mine}.weight"
-        for mine, theirs in _IN_LAYER.items():
-            if match := re.fullmatch(rf"model\.layers\.(\d+)\.{re.escape(theirs)}\.weight", name):
-                return f"blk.{match[1]}.{mine}.weight"
-        return name
+        return _NAMES.own(name)
 
     def tokenizer(self, scratch: Path) -> "Tokenizer":
         """See `source.Source`; the file's own tokenizer, written as Hugging Face's files."""
@@ -246,12 +239,3 @@ class GGUFFile:
             found=found,
             remedy="choose another file of the model, or its safetensors; this version imports nothing else",
         )
-
-
-def _their_name(name: str) -> str:
-    """Hugging Face's name for a GGUF tensor; the tensor's own where it has none."""
-    if match := re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name):
-        layer, part = match.groups()
-        return f"model.layers.{int(layer)}.{_IN_LAYER[part]}.weight" if part in _IN_LAYER else name
-    stem = name.removesuffix(".weight")
-    return f"{_OUTSIDE_LAYERS[stem]}.weight" if stem != name and stem in _OUTSIDE_LAYERS else name

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from alpaca_jax.convert.foreign_names import ForeignNames
 from alpaca_jax.convert.meta_params import MetaParams
 from alpaca_jax.convert.names import EMBEDDING, HEAD
-from alpaca_jax.convert.rotary_pairs import split_rotary_halves
+from alpaca_jax.convert.rotary_pairs import in_rotary_halves
 from alpaca_jax.convert.source import TensorInfo
 from alpaca_jax.convert.torch_files import TorchFile
 from alpaca_jax.support.errors import UserError, shorten
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
 _PARAMS, _TOKENIZER = "params.json", "tokenizer.model"
 
 # Meta's names for the tensors, in Hugging Face's words.
-_OUTSIDE_LAYERS = {"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"}
-_IN_LAYER = {
-    "attention_norm": "input_layernorm",
-    "attention.wq": "self_attn.q_proj",
-    "attention.wk": "self_attn.k_proj",
-    "attention.wv": "self_attn.v_proj",
-    "attention.wo": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "feed_forward.w1": "mlp.gate_proj",
-    "feed_forward.w2": "mlp.down_proj",
-    "feed_forward.w3": "mlp.up_proj",
-}
+_NAMES = ForeignNames(
+    "layers",
+    outside={"tok_embeddings": "model.embed_tokens", "norm": "model.norm", "output": "lm_head"},
+    inside={
+        "attention_norm": "input_layernorm",
+        "attention.wq": "self_attn.q_proj",
+        "attention.wk": "self_attn.k_proj",
+        "attention.wv": "self_attn.v_proj",
+        "attention.wo": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "feed_forward.w1": "mlp.gate_proj",
+        "feed_forward.w2": "mlp.down_proj",
+        "feed_forward.w3": "mlp.up_proj",
+    },
+)
 _DIVIDED_BY_ROWS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "lm_head")
 _DIVIDED_BY_COLUMNS = ("o_proj", "down_proj")
 # The rotary frequencies, which follow from the configuration.
@@ -63,7 +67,7 @@ class MetaFolder:
         self._check_shards_belong_together(params)
         self._dim = params.dim
         self.tensors = {
-            _their_name(name): self._joined(name) for name in self._shards[0].tensors if not _IGNORED.fullmatch(name)
+            _NAMES.theirs(name): self._joined(name) for name in self._shards[0].tensors if not _IGNORED.fullmatch(name)
         }
         embedding = self.tensors.get(EMBEDDING.theirs)
         if embedding is None or not embedding.shape:
@@ -84,21 +88,11 @@ class MetaFolder:
             tensor = np.empty(info.shape, info.dtype)
             for part, shard in zip(np.split(tensor, len(self._shards), axis), self._shards, strict=True):
                 part[...] = shard.read(own)
-        if name.endswith("self_attn.q_proj.weight"):
-            return split_rotary_halves(tensor, self.model.num_heads)
-        if name.endswith("self_attn.k_proj.weight"):
-            return split_rotary_halves(tensor, self.model.num_kv_heads)
-        return tensor
+        return in_rotary_halves(name, tensor, self.model)
 
     def own_name(self, name: str) -> str:
         """See `source.Source`."""
-        for mine, theirs in _OUTSIDE_LAYERS.items():
-            if name == f"{theirs}.weight":
-                return f"{mine}.weight"
-        for mine, theirs in _IN_LAYER.items():
-            if match := re.fullmatch(rf"model\.layers\.(\d+)\.{re.escape(theirs)}\.weight", name):
-                return f"layers.{match[1]}.{mine}.weight"
-        return name
+        return _NAMES.own(name)
 
     def tokenizer(self, scratch: Path) -> "Tokenizer":
         """See `source.Source`; the folder's own, or that of the folder around it, where Meta's download puts it.
@@ -125,7 +119,7 @@ class MetaFolder:
 
     def _axis(self, own: str) -> int | None:
         """The axis that a tensor is divided along among the shards; None where each of them holds it whole."""
-        stem = _their_name(own).removesuffix(".weight").rsplit(".", 1)[-1]
+        stem = _NAMES.theirs(own).removesuffix(".weight").rsplit(".", 1)[-1]
         if stem in _DIVIDED_BY_ROWS:
             return 0
         if stem in _DIVIDED_BY_COLUMNS:
@@ -205,17 +199,6 @@ def _shard_paths(folder: Path) -> list[Path]:
                 remedy="download the missing files of the model",
             )
     return [folder / name for name in names]
-
-
-def _their_name(own: str) -> str:
-    """Hugging Face's name for one of Meta's tensors; the tensor's own where it has none."""
-    stem = own.removesuffix(".weight")
-    if stem == own:
-        return own
-    if match := re.fullmatch(r"layers\.(\d+)\.([\w.]+)", stem):
-        layer, part = match.groups()
-        return f"model.layers.{int(layer)}.{_IN_LAYER[part]}.weight" if part in _IN_LAYER else own
-    return f"{_OUTSIDE_LAYERS[stem]}.weight" if stem in _OUTSIDE_LAYERS else own
 
 
 def _shown(info: TensorInfo) -> str:
