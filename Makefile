@@ -9,7 +9,7 @@ SEEDS := $(EMBEDDED)/seed_tasks.jsonl
 # Every package is pinned by version and hash; --no-deps, as the lock names all of them.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: help quickstart smollm2 test lint types clean
+.PHONY: help quickstart smollm2 test lint types plan-all clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make smollm2     a real pretrained LLaMA (SmolLM2-135M), brought in and asked a question"
 	@echo "make test        every test that needs no accelerator"
 	@echo "make lint types  ruff and mypy"
+	@echo "make plan-all    compiles every configuration for every GPU and TPU target; writes the README's table (half an hour)"
 
 $(VENV)/run.installed: tools/lock/run.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, found %d.%d; try make $(MAKECMDGOALS) PYTHON=python3.12" % sys.version_info[:2])'
@@ -53,6 +54,14 @@ lint: $(VENV)/test.installed
 
 types: $(VENV)/test.installed
 	$(BIN)/mypy
+
+# Not installed with the rest: with libtpu beside it JAX looks for a TPU at every start, and says that there is none.
+$(VENV)/libtpu.installed: tools/lock/libtpu.txt $(VENV)/test.installed
+	$(INSTALL) --upgrade --target $(VENV)/libtpu -r tools/lock/libtpu.txt
+	touch $@
+
+plan-all: $(VENV)/libtpu.installed
+	PYTHONPATH=.:$(VENV)/libtpu $(BIN)/python tools/plan_table.py --update=README.md
 
 clean:
 	rm -rf $(VENV) $(RUNS)

@@ -8,6 +8,7 @@ from alpaca_jax.support.program import refuse_unknown, run_program
 # In the order in which a user meets them.
 PROGRAMS = {
     "audit": "what is wrong with an instruction file",
+    "selfinstruct": "new instructions from seeds and a model",
     "prepare": "instruction files to a packed dataset",
     "show": "one packed row, token by token",
     "convert": "weights in and out, weight diffs, proof",
@@ -27,7 +28,7 @@ def _main() -> None:
     if name in ("--help", "-h"):
         print("usage: alpaca-jax NAME [--help] [flags]\n")
         for program, purpose in PROGRAMS.items():
-            print(f"  {program:<10}{purpose}")
+            print(f"  {program:<13}{purpose}")
         return
     if name not in PROGRAMS:
         refuse_unknown(name, list(PROGRAMS), "alpaca-jax")

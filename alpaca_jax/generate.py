@@ -55,7 +55,10 @@ def main() -> None:
 def _flags() -> Flags:
     flags = Flags(prog="python -m alpaca_jax.generate", description=_DESCRIPTION)
     flags.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="what `convert import` wrote, or a work directory of `train`"
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="what `convert import` wrote, or a work directory of `train`; DIR/best, DIR/200: that save",
     )
     flags.add_argument("--instruction", metavar="TEXT", help="put into the prompt template")
     flags.add_argument("--context", metavar="TEXT", default="", help="the instruction's input, if it has one")

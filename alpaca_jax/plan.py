@@ -57,7 +57,7 @@ def main() -> int | None:
         fewest = result.config.train.microbatches if result.compiled.fits else None
     else:
         result = forecast(config, target, data, values.price)
-        fewest = 1 if result.compiled.fits and config.train.microbatches == 1 else fewest_microbatches(config, target)
+        fewest = fewest_microbatches(result)
     rows = config.train.batch_rows // fewest if fewest else 0
     if values.json:
         print_json(result.as_json() | {"largest_microbatch_rows": rows})
@@ -85,8 +85,10 @@ def _print(result: "Forecast", largest: int) -> None:
         table.add_row(kind, f"{row['times']:,} a step, a device sends {row['gib']:.2f} GiB")
     table.add_row("kernels", ", ".join(plan["kernels"]) or "the compiler's own")
     parts = plan["step_parts"]
-    table.add_row("step, estimated", f"{plan['step_seconds']:.3f} s: products {parts['products']:.3f}, other kernels")
-    table.add_row("", f"{parts['memory']:.3f}, communication {parts['communication']:.3f} (beside them)")
+    table.add_row("step, estimated", f"{plan['step_seconds']:.3f} s: products {parts['products']:.3f},")
+    table.add_row("", f"fused attention {parts['attention']:.3f}, other kernels {parts['memory']:.3f},")
+    beside = f"communication {parts['communication']:.3f}" + (f", host {parts['host']:.3f}" if parts["host"] else "")
+    table.add_row("", f"{beside} (beside them)")
     table.add_row("speed, estimated", f"{plan['tokens_per_second']:,} tokens/s, MFU {plan['mfu']:.0%}")
     table.add_row("whole run", f"{plan['updates']:,} updates, {_duration(plan['hours'])}")
     table.add_row("cost", f"${plan['cost_usd']:,.2f} at ${plan['price_usd_per_device_hour']:g} a device and hour")

@@ -12,7 +12,10 @@ Fine-tunes a LLaMA on instructions; run again with the same --workdir, it goes o
   python -m alpaca_jax.train --config=configs/tiny.py --workdir=runs/mine --config.data.path=DATA
   python -m alpaca_jax.train --config=configs/tiny.py:cpu --workdir=runs/mine --config.train.steps=20
 
-The work directory holds metrics.jsonl (an object an update), tensorboard/, loss.png, checkpoints/ and run.json.
+The work directory holds metrics.jsonl (an object an update), tensorboard/, loss.png, checkpoints/ and run.json; a
+program that takes --checkpoint=DIR takes it, or DIR/best, or DIR/200.
+SIGTERM (the notice before a preemption) and Ctrl-C finish the update, save, and end with the code 75 and 130; the same
+command goes on from there. Ctrl-C twice stops at once.
 Every key is described in alpaca_jax/training/config.py; a configuration holds what differs from there.
 """
 
@@ -28,6 +31,10 @@ def main() -> None:
     flags.add_argument("--workdir", required=True, metavar="DIR", help="where everything goes")
     values = flags.parse(arguments)
 
+    from alpaca_jax.training.clock import Clock
+
+    clock = Clock()
+
     from alpaca_jax.parallel.compiler_options import set_environment
     from alpaca_jax.parallel.processes import joined
 
@@ -38,9 +45,11 @@ def main() -> None:
         config = read_config(values.config, config_flags)
 
         from alpaca_jax.training.loop import train
+        from alpaca_jax.training.preemption import StopRequests
         from alpaca_jax.training.run import prepare_run
 
-        train(prepare_run(config, Path(values.workdir)))
+        with StopRequests() as stops:
+            train(prepare_run(config, Path(values.workdir)), clock, stops)
 
 
 if __name__ == "__main__":

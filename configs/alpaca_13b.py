@@ -14,10 +14,10 @@ from alpaca_jax.training.targets import set_target
 
 TARGETS: dict[str, dict] = {
     "a100x8": {},
-    "a100_40gb_x8": {"model.remat": "full"},
+    "a100_40gb_x8": {},
     "h100x8": {},
     "h200x8": {},
-    "tpu_v4_32": {"model.remat": "full"},
+    "tpu_v4_32": {},
     "tpu_v5p_8": {},
 }
 

@@ -16,12 +16,12 @@ TARGETS: dict[str, dict] = {
     "a100x8": {},
     "a100_40gb_x8": {},
     "h100x8": {},
-    "h200x1": {"train.microbatches": 2},
+    "h200x1": {"model.remat": "full"},
     "h200x8": {},
     "tpu_v4_32": {},
-    "tpu_v5e_16": {"model.remat": "full"},
+    "tpu_v5e_16": {},
     "tpu_v5p_8": {},
-    "tpu_v6e_8": {"model.remat": "full"},
+    "tpu_v6e_8": {},
 }
 
 

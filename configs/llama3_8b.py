@@ -14,13 +14,13 @@ from alpaca_jax.training.targets import set_target
 
 TARGETS: dict[str, dict] = {
     "a100x8": {},
-    "a100_40gb_x8": {"model.remat": "full", "model.loss_chunk": 512},
+    "a100_40gb_x8": {"model.loss_chunk": 512},
     "h100x8": {},
-    "h200x1": {"train.microbatches": 8},
+    "h200x1": {"model.remat": "full", "train.microbatches": 2},
     "h200x8": {},
-    "tpu_v5e_16": {"model.remat": "full", "model.loss_chunk": 512},
+    "tpu_v5e_16": {"model.loss_chunk": 512},
     "tpu_v5p_8": {},
-    "tpu_v6e_8": {"model.remat": "full", "train.microbatches": 2, "model.loss_chunk": 512},
+    "tpu_v6e_8": {"model.loss_chunk": 512},
 }
 
 

@@ -10,6 +10,8 @@ Command   make quickstart, or
 from alpaca_jax.training.config import default_config
 from alpaca_jax.training.targets import set_target
 
+TARGETS: dict[str, dict] = {"cpu": {"mesh.cpu_devices": 8, "mesh.fsdp": 4, "mesh.tensor": 2}}
+
 
 def get_config(target: str = "cpu"):
     """The configuration for a target."""
@@ -30,4 +32,4 @@ def get_config(target: str = "cpu"):
         "How many degrees do the interior angles of a hexagon add up to?",
     )
     config.samples.max_new_tokens = 24
-    return set_target(config, target, {"cpu": {"mesh.cpu_devices": 8, "mesh.fsdp": 4, "mesh.tensor": 2}})
+    return set_target(config, target, TARGETS)

@@ -10,15 +10,16 @@
 # each GPU instead: add --ntasks-per-node=8. The job's exit code is that of `train`: 2 for what the user can mend.
 #
 # A job that is requeued (by an administrator, or because its node failed) goes on from the newest checkpoint, as `train`
-# does whenever it is started again.
-# A job that runs out of time is submitted again by hand. The place for more: `#SBATCH --signal=TERM@120` below, and an
-# exit code of `train` that says "saved, start me again", answered by `scontrol requeue "$SLURM_JOB_ID"` (issue 6).
+# does whenever it is started again. Two minutes before its time is over, and when it is preempted, `train` gets SIGTERM,
+# saves, and ends with 75, which it also does when another process has died: the job then requeues itself. `scancel`
+# ends it for good.
 #
 #SBATCH --job-name=alpaca_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
 #SBATCH --requeue
+#SBATCH --signal=TERM@120
 #SBATCH --open-mode=append
 set -euo pipefail
 
@@ -29,4 +30,9 @@ export JAX_COORDINATOR_ADDRESS="$address:$((61440 + SLURM_JOB_ID % 4096))"
 
 # A process that fails ends the others itself, with a line; Slurm would kill them before they can say it.
 # Unbound, as the threads that read data want all cores of the node.
-exec srun --kill-on-bad-exit=0 --cpu-bind=none "${PYTHON:-.venv/bin/python}" -m alpaca_jax.train "$@"
+code=0
+srun --kill-on-bad-exit=0 --cpu-bind=none "${PYTHON:-.venv/bin/python}" -m alpaca_jax.train "$@" || code=$?
+if [ "$code" = 75 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

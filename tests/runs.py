@@ -1,14 +1,20 @@
 """How tests run `train` on the configuration tiny, and read what it left."""
 
 import json
+import os
 from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
 from alpaca_jax.model.definition import define
+
+# The only values of a line of metrics.jsonl that depend on the clock.
+RATES = ("tokens_per_second", "target_tokens_per_second", "mfu")
+TIMED = (*RATES, "input_wait_seconds", "seconds", "goodput")
 
 
 def train_flags(data: Path, workdir: Path, *more: str) -> list[str]:
@@ -30,6 +36,16 @@ def train_flags(data: Path, workdir: Path, *more: str) -> list[str]:
 def lines_of(path: Path, without: tuple[str, ...] = ()) -> list[dict]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in without} for line in lines]
+
+
+def fake_wandb(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a module of this source in the place of wandb, for this process and those that it starts."""
+    folder.mkdir()
+    (folder / "wandb.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(folder), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    )
 
 
 def parameters_of(workdir: Path, step: int | None = None) -> dict:

@@ -35,6 +35,7 @@ def test_an_unknown_flag_is_one_line_with_the_nearest(name: str):
         "show": "--data=a",
         "train": "--config=configs/tiny.py --workdir=b",
         "generate": "--checkpoint=a --prompt=b",
+        "selfinstruct": "--out=b.jsonl --seeds=a --num=1 --model=m",
     }[name]
     first, *others = known.split()
     flag, value = first.split("=")

@@ -1,8 +1,10 @@
 """Every shipped configuration, for every target it can have here, with its model shrunk: two updates and an answer."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
@@ -19,8 +21,16 @@ SMALL |= {"num_heads": 8, "num_kv_heads": 4, "head_dim": 8}
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "packed"
-    prepare(Request((SEED_TASKS,), TOKENIZER, seq_len=256, eval_fraction=0.1), folder)
+    prepare(Request((SEED_TASKS,), TOKENIZER, seq_len=128), folder)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_in_haste() -> Iterator[None]:
+    """The same programs, their machine code not polished: it runs for a fraction of the time that polishing takes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ In DIR, which is removed in the end, random models are made (`make_random_llama.
 import and export, 54 GB with diff and recover. Each step is a process of its own and takes turns with `cp -r` of the
 files that it reads (for `diff` the tuned model, for `recover` the diff). Both start without these files in the page
 cache, write to a new folder, and end when the disk has everything. Memory is what the kernel says was the most the
-process had (VmHWM, pages of mapped files included).
+process had (its maximum resident set size, pages of mapped files included).
 """
 
 import os

@@ -5,7 +5,8 @@
       tokenizer/      the tokenizer's own files
       0/, 40/, …      one folder a saved step, by Orbax (see `store.py`)
 
-A work directory of the trainer holds such a folder under `checkpoints/`.
+A work directory of the trainer holds such a folder under `checkpoints/`. Wherever a program takes either of them,
+`/best` or the number of a step after it chooses that step, as in `RUN/best`; without, it is the newest.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _DESCRIPTION = "model.json"
 _TOKENIZER = "tokenizer"
+NEWEST, BEST = "newest", "best"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class CheckpointFolder:
       tokenizer_sha256: of the tokenizer that the model was trained with.
       template: the prompt template that it was fine-tuned with; None for a model that was not, here.
       provenance: where the weights come from, as JSON.
+      step: which of its steps is meant: `newest`, `best` (the lowest held-out loss) or a number; see `Store.find`.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class CheckpointFolder:
     tokenizer_sha256: str
     template: Template | None
     provenance: dict[str, Any]
+    step: str = NEWEST
 
     @classmethod
     def create(
@@ -86,16 +90,14 @@ class CheckpointFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> "CheckpointFolder":
-        """The folder at `path`, or the one in the work directory at `path`.
+        """The folder at `path`, or the one in the work directory at `path`; a last part of `path` may name a step.
 
         Raises:
           UserError: there is none, or it was written by another version or for another prompt template.
         """
-        folder = Path(path)
-        if not cls.exists(folder) and cls.exists(folder / "checkpoints"):
-            folder = folder / "checkpoints"
-        if not cls.exists(folder):
-            found = "no such folder" if not folder.exists() else f"no {_DESCRIPTION} in it"
+        folder, step = _folder_and_step(Path(path))
+        if folder is None:
+            found = "no such folder" if not Path(path).exists() else f"no {_DESCRIPTION} in it"
             raise UserError(
                 str(path),
                 expected="what `convert import` wrote, or a work directory of `train`",
@@ -119,6 +121,7 @@ class CheckpointFolder:
                 value["tokenizer_sha256"],
                 _template(value, str(source)),
                 value["provenance"],
+                step,
             )
         except KeyError as error:
             raise UserError(
@@ -142,6 +145,23 @@ class CheckpointFolder:
                 remedy="restore the folder's own tokenizer files",
             )
         return tokenizer
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether `CheckpointFolder.open` finds a folder at this path."""
+    return _folder_and_step(Path(path))[0] is not None
+
+
+def _folder_and_step(path: Path) -> tuple[Path | None, str]:
+    """The complete checkpoint folder that a path stands for, if any, and which of its steps."""
+    for folder in (path, path / "checkpoints"):
+        if CheckpointFolder.exists(folder):
+            return folder, NEWEST
+    if path.name == BEST or path.name.isdecimal():
+        for folder in (path.parent, path.parent / "checkpoints"):
+            if CheckpointFolder.exists(folder):
+                return folder, path.name
+    return None, NEWEST
 
 
 def _template(description: dict[str, Any], source: str) -> Template | None:

@@ -21,7 +21,7 @@ Qwen 2.5 and 3 and their like are known; what would change a model's answers and
 """
 _OUT = "the folder to make; it must not exist yet"
 _A_MODEL = "a Hugging Face or Meta folder, a .gguf file, or a checkpoint"
-_CHECKPOINT = "what `import` wrote, or a work directory of `train`"
+_CHECKPOINT = "what `import` wrote, or a work directory of `train`; DIR/best, DIR/200: that save"
 
 
 def main() -> int | None:
@@ -67,7 +67,7 @@ def _import(arguments: Sequence[str]) -> None:
 def _export(arguments: Sequence[str]) -> None:
     flags = _flags(
         "export",
-        "Writes the newest step of a checkpoint as a Hugging Face folder, which transformers and vLLM load. What was\n"
+        "Writes a checkpoint, its newest save, as a Hugging Face folder, which transformers and vLLM load. What was\n"
         "imported comes out bit for bit, and is held against its certificate on the way.",
         checkpoint=_CHECKPOINT,
         out=_OUT,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CheckpointSource:
-    """A `source.Source`: the newest step of what `convert import` wrote, or of a work directory of `train`.
+    """A `source.Source`: a step (the newest) of what `convert import` wrote, or of a work directory of `train`.
 
     Nothing is put onto devices; a tensor is read from the disk when it is asked for.
 
@@ -39,7 +39,7 @@ class CheckpointSource:
     def __init__(self, path: Path):
         self.folder = CheckpointFolder.open(path)
         self.path, self.model = self.folder.path, self.folder.model
-        step = _newest_step(self.path)
+        step = _saved_step(self.folder)
         self._parameters = SavedParameters(step)
         self.certificate = self._own_certificate()
         described = [*self.path.iterdir(), *(self.path / "tokenizer").iterdir(), *step.rglob("*")]
@@ -94,14 +94,9 @@ class CheckpointSource:
         return certificate
 
 
-def _newest_step(folder: Path) -> Path:
-    """The folder of the newest complete step."""
+def _saved_step(folder: CheckpointFolder) -> Path:
+    """Where the numbers of the step that is meant lie."""
     from alpaca_jax.checkpoint.store import Store
 
-    with Store(folder) as store:
-        step = store.latest_step()
-    if step is None:
-        raise UserError(
-            str(folder), expected="at least one saved step", found="none", remedy="train until one is saved"
-        )
-    return folder / str(step)
+    with Store(folder.path) as store:
+        return folder.path / str(store.find(folder.step))

@@ -28,7 +28,7 @@ _DTYPES = {"bfloat16": np.dtype(bfloat16), "float16": np.dtype(np.float16), "flo
 
 
 def export_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> Path:
-    """Writes the newest step of a checkpoint as a Hugging Face folder with its tokenizer.
+    """Writes a checkpoint (its newest step, if none is named) as a Hugging Face folder with its tokenizer.
 
     The tensors stream from disk to disk. The vocabulary's padding is left out. What `convert import` wrote is held
     against its certificate, tensor by tensor.

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from alpaca_jax.checkpoint.folder import CheckpointFolder
+from alpaca_jax.checkpoint.folder import is_checkpoint
 from alpaca_jax.convert.checkpoint_source import CheckpointSource
 from alpaca_jax.convert.diff_manifest import MANIFEST
 from alpaca_jax.convert.gguf_file import GGUFFile
@@ -21,9 +21,9 @@ def open_source(path: str | Path) -> Source:
     """
     path = Path(path)
     with explain_os_errors(path):
-        if not path.exists():
+        if not path.exists() and not is_checkpoint(path):
             raise _not_a_source(path, "nothing there", "check the path")
-        if path.is_dir():
+        if not path.is_file():
             return _open_folder(path)
         with open(path, "rb") as file:
             magic = file.read(4)
@@ -39,7 +39,7 @@ def _open_folder(folder: Path) -> Source:
         raise _not_a_source(folder, "a weight diff", "make the model of it and its base with `convert recover`")
     if (folder / "config.json").is_file():
         return HuggingFaceFolder(folder)
-    if CheckpointFolder.exists(folder) or CheckpointFolder.exists(folder / "checkpoints"):
+    if is_checkpoint(folder):
         return CheckpointSource(folder)
     if (folder / "params.json").is_file() or any(folder.glob("consolidated.*.pth")):
         return MetaFolder(folder)

@@ -179,7 +179,7 @@ def _our_logits(folder: CheckpointFolder, sequences: list[_Sequence], dtype: str
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     places = jax.tree.map(lambda _: place, definition.shapes)
     with Store(folder.path) as store:
-        parameters = store.restore_parameters(abstract_parameters(definition.shapes, places, dtype))
+        parameters = store.restore_parameters(abstract_parameters(definition.shapes, places, dtype), folder.step)
 
     # Chunk by chunk through the cache: attention's scores of a whole long sequence would not fit beside a large model.
     @jax.jit

@@ -54,6 +54,7 @@ class TrainingBatches:
                 "seed", expected="a whole number from 0 to 4294967295", found=str(seed), remedy="choose one of these"
             )
         self._rows = grain.MapDataset.source(dataset.source("train")).seed(seed).shuffle().repeat()
+        self._numbers = grain.MapDataset.range(self.rows_per_epoch).seed(seed).shuffle().repeat()
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """The part of this process in the batch at `step`: the arrays of `PackedRow`, each [R, L]."""
@@ -61,6 +62,11 @@ class TrainingBatches:
             raise IndexError(f"step {step}")
         first = step * self.batch_rows + self._offset
         return _stack([self._rows[first + row] for row in range(self._local_rows)])
+
+    def row_numbers(self, step: int) -> list[int]:
+        """The numbers in the dataset of all rows of the global batch at `step`, whichever process holds them."""
+        first = step * self.batch_rows
+        return [int(self._numbers[first + row]) for row in range(self.batch_rows)]
 
     def iterate(self, start_step: int = 0) -> Generator[dict[str, np.ndarray]]:
         """The batches from `start_step` on, read ahead off the main thread; any start takes the same time.

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from array import array
+from collections.abc import Callable
 
 import numpy as np
 
@@ -63,8 +64,9 @@ class SimilarityIndex:
     measured by rapidfuzz.
     """
 
-    def __init__(self) -> None:
-        """An empty pool."""
+    def __init__(self, words: Callable[[str], list[str]] = tokenise) -> None:
+        """An empty pool, whose texts are compared by the words that `words` finds in them."""
+        self._tokenise = words
         self._words: dict[str, int] = {}
         self._texts: list[array[int]] = []  # a number for each token, the same for equal tokens
         self._lengths = array("i")
@@ -79,7 +81,7 @@ class SimilarityIndex:
         Returns:
           Its number, counted from 0.
         """
-        tokens, number = tokenise(text), len(self._texts)
+        tokens, number = self._tokenise(text), len(self._texts)
         self._texts.append(array("I", [self._words.setdefault(token, len(self._words)) for token in tokens]))
         self._lengths.append(len(tokens))
         for token in set(tokens):
@@ -96,22 +98,34 @@ class SimilarityIndex:
           threshold: F must be greater, not equal; at least 0.
           count: how many to return.
         """
-        from rapidfuzz import process
-        from rapidfuzz.distance import LCSseq
-
-        tokens = tokenise(text)
+        tokens = self._tokenise(text)
         numbers = self._candidates(tokens, threshold)
         if not len(numbers):
             return []
         lengths = np.frombuffer(self._lengths, dtype=np.int32)[numbers]
         pool = [self._texts[number] for number in numbers]
-        # A token that no text of the pool has gets a number that none has.
-        asked = array("I", [self._words.get(token, len(self._words)) for token in tokens])
-        lcs = process.cdist([asked], pool, scorer=LCSseq.similarity, dtype=np.int32)[0]
-        f = f_measure(lcs, len(tokens), lengths)
+        f = self._measure(tokens, pool, lengths)
         above = np.flatnonzero(f > threshold)
         best = above[np.argsort(-f[above], kind="stable")][:count]
         return [Similar(int(numbers[place]), float(f[place])) for place in best]
+
+    def compare(self, text: str) -> np.ndarray:
+        """F with every text of the pool, float64 [len(self)], by its number."""
+        tokens, lengths = self._tokenise(text), np.array(self._lengths, dtype=np.int32)
+        f, some = np.zeros(len(lengths)), np.flatnonzero(lengths)
+        if tokens and len(some):
+            f[some] = self._measure(tokens, [self._texts[number] for number in some], lengths[some])
+        return f
+
+    def _measure(self, tokens: list[str], pool: list["array[int]"], lengths: np.ndarray) -> np.ndarray:
+        """F of at least one token with each of at least one text, none of them empty."""
+        from rapidfuzz import process
+        from rapidfuzz.distance import LCSseq
+
+        # A token that no text of the pool has gets a number that none has.
+        asked = array("I", [self._words.get(token, len(self._words)) for token in tokens])
+        lcs = process.cdist([asked], pool, scorer=LCSseq.similarity, dtype=np.int32)[0]
+        return f_measure(lcs, len(tokens), lengths)
 
     def _candidates(self, tokens: list[str], threshold: float) -> np.ndarray:
         """Ascending numbers of texts, among them all whose F with `tokens` is above the threshold."""

@@ -14,6 +14,8 @@ from alpaca_jax.support.hashing import sha256_file, sha256_json
 _LARGEST_MODEL = 2**26
 
 _MODEL, _JSON, _CONFIG = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
+# What else belongs to a described tokenizer: nothing here reads it, it goes along for those who load the model next.
+_COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +93,15 @@ class TokenizerFiles:
         return description
 
     def save(self, folder: str | Path) -> None:
-        """Copies the files into `folder` under their usual names."""
+        """Copies the files into `folder` under their usual names; with a description, what else lies beside it."""
+        files = {self._usual_name: self.path}
+        if self.config_path is not None:
+            files[_CONFIG] = self.config_path
+            files |= {name: self.path.with_name(name) for name in _COMPANIONS if self.path.with_name(name).is_file()}
         with explain_os_errors(folder):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / self._usual_name).write_bytes(self.path.read_bytes())
-            if self.config_path is not None:
-                (Path(folder) / _CONFIG).write_bytes(self.config_path.read_bytes())
+            for name, file in files.items():
+                (Path(folder) / name).write_bytes(file.read_bytes())
 
     def refuse(self, found: str) -> UserError:
         """The error for a file that is not what its name says."""

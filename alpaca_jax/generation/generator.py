@@ -4,6 +4,7 @@ B batch, P prompt length (a bucket), S cache slots (a bucket), V padded vocabula
 """
 
 import contextlib
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -56,6 +57,12 @@ class Generator:
         static = ("temperature", "top_p")
         self._prefill = jax.jit(functools.partial(_prefill, definition), static_argnames=("slots", *static))
         self._decode = jax.jit(functools.partial(_decode, definition), static_argnames=static, donate_argnames="cache")
+
+    def on(self, parameters: Parameters) -> "Generator":
+        """The same with other weights of the same shapes, types and shardings; what has been compiled serves both."""
+        other = copy.copy(self)
+        other._parameters = parameters
+        return other
 
     def answer(
         self, prompts: Sequence[str | Record], sampling: Sampling, advance: Callable[[int], object] = lambda count: None

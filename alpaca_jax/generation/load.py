@@ -14,10 +14,10 @@ from alpaca_jax.parallel.sharding import parameter_shardings
 
 
 def load_generator(checkpoint: str | Path, dtype: str | None = None, template: str | None = None) -> Generator:
-    """The model of a checkpoint, its newest step, split over all devices.
+    """The model of a checkpoint, split over all devices.
 
     Args:
-      checkpoint: what `convert import` wrote, or a work directory of `train`.
+      checkpoint: what `convert import` wrote, or a work directory of `train`; a step of either may be named after it.
       dtype: the type to compute in; None for bfloat16 on an accelerator and float32 on a CPU.
       template: the name of the prompt template; None for the one it was fine-tuned with, or else Alpaca's.
 
@@ -33,5 +33,5 @@ def load_generator(checkpoint: str | Path, dtype: str | None = None, template: s
     shardings = parameter_shardings(mesh, definition.logical_axes, definition.shapes)
     dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
     with Store(folder.path) as store:
-        parameters = store.restore_parameters(abstract_parameters(definition.shapes, shardings, dtype))
+        parameters = store.restore_parameters(abstract_parameters(definition.shapes, shardings, dtype), folder.step)
     return Generator(definition, parameters, tokenizer, chosen, mesh)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from alpaca_jax.model.attention_kernels import REFERENCE, Kernel
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.llama import Llama
 
@@ -45,18 +46,19 @@ class Definition:
         return nnx.merge(self._graph, state)
 
 
-def define(config: ModelConfig, remat: str = "none") -> Definition:
+def define(config: ModelConfig, remat: str = "none", kernel: Kernel = REFERENCE) -> Definition:
     """The structure of a model of that configuration, made without allocating anything.
 
     Args:
       config: its sizes.
       remat: a name of `rematerialisation.POLICIES`; it changes what the backward pass keeps, never a value.
+      kernel: of the attention over packed rows; `attention_choice.choose_attention` gives the machine's.
     """
-    graph, state = nnx.split(nnx.eval_shape(lambda: _build(config, remat=remat)))
+    graph, state = nnx.split(nnx.eval_shape(lambda: _build(config, remat=remat, kernel=kernel)))
     return Definition(config, graph, state)
 
 
-def _build(config: ModelConfig, seed: int = 0, remat: str = "none") -> Llama:
+def _build(config: ModelConfig, seed: int = 0, remat: str = "none", kernel: Kernel = REFERENCE) -> Llama:
     # Logical names stay logical until the one table maps them: NNX must not look for a mesh that has them.
     with nnx.use_eager_sharding(False):
-        return Llama(config, nnx.Rngs(params=seed), remat)
+        return Llama(config, nnx.Rngs(params=seed), remat, kernel)

@@ -4,8 +4,9 @@ Mistral's sliding window (https://arxiv.org/abs/2310.06825), Qwen 2's biases (ht
 Qwen 3's norms of queries and keys (https://arxiv.org/abs/2505.09388) are there where `ModelConfig` says so.
 
 Each parameter is declared once, with its shape, its logical axes and its scale. The layers are stacked along a first
-axis and scanned, so that a model of any depth compiles as one layer does. Arithmetic runs in the type of the parameters
-that are bound (the trainer binds a bfloat16 copy); norms, rotations and softmax run in float32.
+axis and scanned, so that a model of any depth compiles as one layer does. Arithmetic runs in the type of the embedding
+that is bound, to which each layer's parameters are brought when they are used; norms, rotations and softmax run in
+float32.
 
 B batch, L sequence length, D hidden size, F intermediate size, H heads, K key-value heads, Q head dimension,
 V padded vocabulary, N layers, S cache slots.
@@ -18,7 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
-from alpaca_jax.model.attention import cached_attention, packed_attention
+from alpaca_jax.model.attention import cached_attention
+from alpaca_jax.model.attention_kernels import REFERENCE, Attend, Kernel, attention_over
 from alpaca_jax.model.cache import KVCache, write_slots
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.rematerialisation import rematerialise
@@ -38,14 +40,14 @@ def _bias(axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
     return nnx.Param(jnp.zeros(shape), out_sharding=axes)
 
 
-def _use(parameter: nnx.Param) -> Array:
-    """A parameter's numbers, brought together for a product; inside the scan that is one layer's alone."""
+def _use(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
+    """A parameter's numbers in a type, brought together for their use; inside the scan that is one layer's alone."""
     axes = parameter.get_metadata()["out_sharding"]
-    return gather(parameter[...], axes[-parameter.ndim :])
+    return gather(parameter[...], axes[-parameter.ndim :], dtype)
 
 
 def _add(x: Array, bias: nnx.Param | None) -> Array:
-    return x if bias is None else x + _use(bias)
+    return x if bias is None else x + _use(bias, x.dtype)
 
 
 class RMSNorm(nnx.Module):
@@ -59,7 +61,7 @@ class RMSNorm(nnx.Module):
         """The activations, normalised along their last axis, in the type that came in."""
         x = activations.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
-        return x.astype(activations.dtype) * self.scale[...]
+        return x.astype(activations.dtype) * _use(self.scale, activations.dtype)
 
 
 class Attention(nnx.Module):
@@ -91,10 +93,10 @@ class Attention(nnx.Module):
 
     def merge(self, heads_BLHQ: Float[Array, "B L H Q"]) -> Float[Array, "B L D"]:
         """The heads' outputs, mixed back into the hidden size."""
-        return _add(jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, _use(self.output)), self.output_bias)
+        return _add(jnp.einsum("BLHQ,HQD->BLD", heads_BLHQ, _use(self.output, heads_BLHQ.dtype)), self.output_bias)
 
     def _heads(self, x_BLD: Array, weight: nnx.Param, bias: nnx.Param | None) -> Array:
-        x_BLHQ = _add(jnp.einsum("BLD,DHQ->BLHQ", x_BLD, _use(weight)), bias)
+        x_BLHQ = _add(jnp.einsum("BLD,DHQ->BLHQ", x_BLD, _use(weight, x_BLD.dtype)), bias)
         return constrain(x_BLHQ, "batch", "sequence", "activation_heads", "head_dim")
 
 
@@ -112,9 +114,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Two products up, one gated by the other, and one down."""
-        gate_BLF, up_BLF = _add(x_BLD @ _use(self.gate), self.gate_bias), _add(x_BLD @ _use(self.up), self.up_bias)
+        gate_BLF = _add(x_BLD @ _use(self.gate, x_BLD.dtype), self.gate_bias)
+        up_BLF = _add(x_BLD @ _use(self.up, x_BLD.dtype), self.up_bias)
         h_BLF = constrain(jax.nn.silu(gate_BLF) * up_BLF, "batch", "sequence", "activation_mlp")
-        return _add(h_BLF @ _use(self.down), self.down_bias)
+        return _add(h_BLF @ _use(self.down, x_BLD.dtype), self.down_bias)
 
 
 class Layer(nnx.Module):
@@ -127,12 +130,10 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(config, rngs)
 
-    def __call__(
-        self, x_BLD: Float[Array, "B L D"], angles: Angles, segment_ids_BL: Int[Array, "B L"]
-    ) -> Float[Array, "B L D"]:
+    def __call__(self, x_BLD: Float[Array, "B L D"], angles: Angles, attend: Attend) -> Float[Array, "B L D"]:
         """One layer over packed rows."""
         q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
-        return self._finish(x_BLD, packed_attention(q, k, v, segment_ids_BL, self.window))
+        return self._finish(x_BLD, attend(q, k, v))
 
     def extend(
         self, x_BLD: Float[Array, "B L D"], angles: Angles, positions_BL: Int[Array, "B L"], cache: LayerCache
@@ -152,8 +153,8 @@ class Layer(nnx.Module):
 class Llama(nnx.Module):
     """Tokens to hidden states; `logits` gives the next token's scores."""
 
-    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, remat: str = "none"):
-        self.config, self.remat = config, remat
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs, remat: str = "none", kernel: Kernel = REFERENCE):
+        self.config, self.remat, self.kernel = config, remat, kernel
         V, D = config.padded_vocab_size, config.hidden_size
 
         @nnx.split_rngs(splits=config.num_layers)
@@ -172,10 +173,11 @@ class Llama(nnx.Module):
     ) -> Float[Array, "B L D"]:
         """Hidden states of packed rows; a segment never sees another."""
         angles = rope_angles(positions_BL, self.config)
+        attend = attention_over(self.kernel, segment_ids_BL, self.config.sliding_window)
         definition, stacked = nnx.split(self.layers)
 
         def layer(x_BLD: Array, state: Any) -> tuple[Array, None]:
-            return nnx.merge(definition, state)(x_BLD, angles, segment_ids_BL), None
+            return nnx.merge(definition, state)(x_BLD, angles, attend), None
 
         x_BLD, _ = jax.lax.scan(rematerialise(layer, self.remat), self._embed(tokens_BL), stacked)
         return self.final_norm(x_BLD)
@@ -200,7 +202,9 @@ class Llama(nnx.Module):
 
     def unembedding(self) -> Float[Array, "D V"]:
         """The matrix from hidden states to scores: the head, or the embedding turned over."""
-        return _use(self.embedding).T if self.config.tied_embeddings else _use(self.head)
+        weight = self.embedding if self.config.tied_embeddings else self.head
+        whole = _use(weight, weight.dtype)
+        return whole.T if self.config.tied_embeddings else whole
 
     def logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float32[Array, "B L V"]:
         """Scores of the next token; -inf for the ids that only pad the vocabulary."""

@@ -1,4 +1,4 @@
-"""What the backward pass keeps and what it computes again, by name.
+"""What the backward pass keeps, where, and what it computes again, by name.
 
 Whatever the name, weights that were gathered over the mesh are never kept: they would fill every device with the whole
 model. They are gathered again.
@@ -15,14 +15,17 @@ from alpaca_jax.support.program import refuse_unknown
 def _all_but_gathered(primitive: Any, *_: Any, **parameters: Any) -> bool:
     """Keeps everything but what `sharding.constrain` and `sharding.gather` give: they copy what is kept already."""
     inner = parameters.get("call_jaxpr")
-    names = [primitive.name] if inner is None else [equation.primitive.name for equation in inner.eqns]
-    return names != ["sharding_constraint"]
+    if inner is None:
+        return primitive.name != "sharding_constraint"
+    return not {equation.primitive.name for equation in inner.eqns} <= {"convert_element_type", "sharding_constraint"}
 
 
 # From the most memory and the least work to the opposite.
 POLICIES: dict[str, Any] = {
     "none": _all_but_gathered,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps the outputs of matrix products
+    # As "dots", but in the host's memory; XLA moves them there and back beside the arithmetic.
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     "full": jax.checkpoint_policies.nothing_saveable,  # keeps each layer's input alone
 }
 

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from alpaca_jax.parallel.aborts import end_with_a_line_when_jax_aborts
+from alpaca_jax.parallel.exchange import distributed_state
 from alpaca_jax.parallel.launch import Launch, asks_for_detection, number_in, read_launch
 from alpaca_jax.parallel.roll_call import call_roll
 from alpaca_jax.support.errors import UserError, shorten
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _JOIN_SECONDS = 300.0
 _FAILED, _HEARD, _AGREED = "alpaca_jax/failed/", "alpaca_jax/heard/", "alpaca_jax/agreed/"
 _SECONDS_BETWEEN_LOOKS = 0.5
+# A process that JAX has not heard of for so long is taken for dead, and all others end.
+_HEARTBEAT_SECONDS = 20
+_SECONDS_UNTIL_JAX_ABORTS = 5
 # A process that failed stays so long for the others to hear of it, and process 0, through which they hear, longer.
 _FAREWELL_SECONDS = 10.0
 _LAST_SECONDS = 0.5
@@ -55,6 +60,7 @@ def joined() -> Iterator[None]:
     if launch:
         call_roll(launch.place, seconds)
     _start(launch, seconds)
+    end_with_a_line_when_jax_aborts()
     bond = _Bond()
     if bond.index:
         silence()
@@ -81,13 +87,16 @@ def _start(launch: Launch | None, seconds: float) -> None:
             launch.place.index,
             launch.local_device_ids,
             cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
         return
     limit = threading.Timer(seconds, _end_unjoined, [seconds])
     limit.daemon = True
     limit.start()
     try:
-        jax.distributed.initialize(initialization_timeout=int(seconds) + 60)
+        jax.distributed.initialize(
+            initialization_timeout=int(seconds) + 60, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS
+        )
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
             "ALPACA_JAX_CLUSTER=auto",
@@ -116,7 +125,7 @@ class _Bond:
     """A thread that learns from JAX's key-value store, which lives in process 0, when another process has failed."""
 
     def __init__(self) -> None:
-        state = _state()
+        state = distributed_state()
         self._client, self.index, self._count = state.client, state.process_id, state.num_processes
         self._over = threading.Event()
         self._ending = threading.Lock()
@@ -139,6 +148,9 @@ class _Bond:
 
     def end_all(self, error: BaseException) -> NoReturn:
         """Ends this process as `run_program` would, and the others with it."""
+        if isinstance(error, _jax_error()):
+            # A computation fails too where another process has died, which JAX knows when a heartbeat is missing.
+            time.sleep(_HEARTBEAT_SECONDS + _SECONDS_UNTIL_JAX_ABORTS)
         if not self._ending.acquire(blocking=False):
             threading.Event().wait()  # another failed first, and the thread that heard of it is ending this process
         code, words = last_words(error)
@@ -183,7 +195,7 @@ def require_joined() -> None:
     """
     import jax
 
-    if jax.process_count() > 1 and _state().client is None:
+    if jax.process_count() > 1 and distributed_state().client is None:
         raise UserError(
             "environment",
             expected=f"what joins the {jax.process_count()} processes of this TPU pod",
@@ -205,12 +217,12 @@ def barrier(name: str) -> None:
     Args:
       name: of the place, used once in a run.
     """
-    if _state().client is not None:
+    if distributed_state().client is not None:
         _wait(name)
 
 
 def _wait(name: str) -> None:
-    _state().client.wait_at_barrier(f"alpaca_jax {name}", int(_ALONE_SECONDS * 1000))
+    distributed_state().client.wait_at_barrier(f"alpaca_jax {name}", int(_ALONE_SECONDS * 1000))
 
 
 def require_agreement(subject: str, value: str, remedy: str) -> None:
@@ -224,7 +236,7 @@ def require_agreement(subject: str, value: str, remedy: str) -> None:
     Raises:
       UserError: they differ.
     """
-    state = _state()
+    state = distributed_state()
     if state.client is None:
         return
     if state.process_id == 0:
@@ -268,8 +280,7 @@ def rows_of_this_process(sharding: "NamedSharding") -> tuple[int, int]:
     return distinct.index(tuple(sorted(rows[jax.process_index()]))), len(distinct)
 
 
-def _state() -> Any:
-    # JAX has no public way to its key-value store and barriers; Orbax uses this one too.
-    from jax._src import distributed
+def _jax_error() -> type[Exception]:
+    import jax
 
-    return distributed.global_state
+    return jax.errors.JaxRuntimeError

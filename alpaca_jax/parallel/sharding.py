@@ -42,6 +42,10 @@ LOGICAL_TO_MESH: Mapping[str, MeshAxes] = {
 }
 
 
+# What an axis is called while it is gathered.
+_GATHERED = {"embed": "gathered", "sequence": "whole_sequence"}
+
+
 def _mesh_axes(logical_axis: str) -> tuple[str, ...]:
     """The mesh axes that the table gives a logical axis."""
     axes = LOGICAL_TO_MESH[logical_axis]
@@ -122,26 +126,39 @@ def group_tokens(array_BL: jax.Array) -> jax.Array:
     return constrain(together, "tokens", *(["activation_embed"] * (len(rest) + 1)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gather(weight: jax.Array, logical_axes: tuple[str, ...]) -> jax.Array:
+def gather(weight: jax.Array, logical_axes: tuple[str, ...], dtype: Any = None) -> jax.Array:
     """A weight collected over `fsdp` and `context` for its use, still split over `tensor`; its gradient is scattered.
+
+    Keys and values are collected over `context` in the same way.
 
     Said here and not left to the compiler, which may choose to move the far larger activations instead, or to sum
     whole gradients on every device.
+
+    Args:
+      weight: as it lies.
+      logical_axes: of its axes.
+      dtype: what it is brought to before it travels, as its gradient is back after; None leaves it.
     """
-    axes = tuple("gathered" if axis == "embed" else axis for axis in logical_axes)
-    return constrain(weight, *axes)
+    return _gather(weight, logical_axes, weight.dtype if dtype is None else dtype, weight.dtype)
 
 
-def _gather_forward(weight: jax.Array, logical_axes: tuple[str, ...]) -> tuple[jax.Array, None]:
-    return gather(weight, logical_axes), None
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(weight: jax.Array, logical_axes: tuple[str, ...], dtype: Any, own: Any) -> jax.Array:
+    axes = tuple(_GATHERED.get(axis, axis) for axis in logical_axes)
+    return constrain(weight.astype(dtype), *axes)
 
 
-def _gather_backward(logical_axes: tuple[str, ...], _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    return (constrain(gradient, *logical_axes),)
+def _gather_forward(weight: jax.Array, logical_axes: tuple[str, ...], dtype: Any, own: Any) -> tuple[jax.Array, None]:
+    return _gather(weight, logical_axes, dtype, own), None
 
 
-gather.defvjp(_gather_forward, _gather_backward)
+def _gather_backward(
+    logical_axes: tuple[str, ...], dtype: Any, own: Any, _: None, gradient: jax.Array
+) -> tuple[jax.Array]:
+    return (constrain(gradient, *logical_axes).astype(own),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
 
 
 def sharding_table(logical_axes: Any, shapes: Any) -> list[tuple[str, tuple[int, ...], tuple[str, ...], PartitionSpec]]:

@@ -1,42 +1,65 @@
 """Counts the matrix products of a traced program: what was recomputed and what was padded is counted too."""
 
+import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any
 
-# Library kernels: matrix products over pairs of query and key that each takes (Dao 2023,
-# https://arxiv.org/abs/2307.08691: two forward, five backward). Half of the pairs are above the diagonal and left out.
+import jax.numpy as jnp
+
+# Library kernels for attention: matrix products over pairs of query and key that each takes (Dao 2023,
+# https://arxiv.org/abs/2307.08691: two forward, five backward; splash attention's backward makes two of them twice).
 _ATTENTION_KERNELS = {"fwd": 2, "bwd": 5, "dq": 3, "dkv": 4}
 
 
-def matrix_flops(traced: Any, open_loops: float) -> float:
-    """FLOPs of all matrix products of a step, over all devices: two for each multiplication and addition.
+@dataclasses.dataclass(frozen=True)
+class Flops:
+    """FLOPs over all devices, two for each multiplication and addition.
+
+    Attributes:
+      products: of the program's own matrix products.
+      attention: of those within library kernels for attention.
+    """
+
+    products: float
+    attention: float
+
+
+def matrix_flops(traced: Any, open_loops: float) -> Flops:
+    """The matrix products of a step.
 
     Args:
       traced: `jax.stages.Traced`, its shapes global.
       open_loops: how often a loop runs whose end is known only at run time.
     """
-    return _flops(traced.jaxpr.jaxpr, open_loops)
+    return _sum(_flops(traced.jaxpr.jaxpr, open_loops, 1.0))
 
 
-def _flops(jaxpr: Any, open_loops: float) -> float:
-    total = 0.0
+def _sum(parts: Iterator[Flops]) -> Flops:
+    found = list(parts)
+    return Flops(sum(one.products for one in found), sum(one.attention for one in found))
+
+
+def _flops(jaxpr: Any, open_loops: float, times: float) -> Iterator[Flops]:
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name == "dot_general":
-            total += _dot(equation)
+            yield Flops(times * _dot(equation), 0.0)
         elif name == "scan":
-            total += parameters["length"] * _flops(parameters["jaxpr"].jaxpr, open_loops)
+            yield from _flops(parameters["jaxpr"].jaxpr, open_loops, times * parameters["length"])
         elif name == "while":
-            total += open_loops * _flops(parameters["body_jaxpr"].jaxpr, open_loops)
+            yield from _flops(parameters["body_jaxpr"].jaxpr, open_loops, times * open_loops)
         elif name == "cond":
-            total += max(_flops(branch.jaxpr, open_loops) for branch in parameters["branches"])
+            branches = [_sum(_flops(branch.jaxpr, open_loops, times)) for branch in parameters["branches"]]
+            yield max(branches, key=lambda one: one.products + one.attention)
         elif products := _attention_products(equation):
-            total += products * _pairs(equation)
+            yield Flops(0.0, times * products * _pairs(equation))
         elif name == "shard_map":  # its inside is what one device does
-            total += math.prod(parameters["mesh"].shape.values()) * _flops(parameters["jaxpr"], open_loops)
+            devices = math.prod(parameters["mesh"].shape.values())
+            yield from _flops(parameters["jaxpr"], open_loops, times * devices)
         else:
-            total += sum(_flops(inner, open_loops) for inner in _inner(parameters))
-    return total
+            for inner in _inner(parameters):
+                yield from _flops(inner, open_loops, times)
 
 
 def _dot(equation: Any) -> float:
@@ -50,17 +73,27 @@ def _attention_products(equation: Any) -> int:
     name = equation.primitive.name
     if name == "pallas_call":
         name = str(equation.params.get("name_and_src_info", equation.params.get("name", "")))
-    elif "dot_product_attention" not in name:
+    elif not name.startswith("dot_product_attention"):
         return 0
     return next((products for part, products in _ATTENTION_KERNELS.items() if part in name), 0)
 
 
 def _pairs(equation: Any) -> float:
-    """2 × batch × heads × queries × keys × head dimension / 2, from the largest operand of each kind."""
-    shapes = [variable.aval.shape for variable in equation.invars]
-    query = max((shape for shape in shapes if len(shape) >= 3), key=math.prod)
-    length, size = sorted(query[-3:-1] if len(query) == 3 else query[1:3])[-1], query[-1]
-    return float(math.prod(query) * length) if size else 0.0
+    """FLOPs of one product of queries and keys: 2 × rows × heads × queries × keys × head dimension, half if causal.
+
+    A window is not looked at: what it would save is counted. Splash attention is causal here, as `model` has no other.
+    """
+    shapes = [
+        variable.aval.shape
+        for variable in equation.invars
+        if len(variable.aval.shape) >= 3 and jnp.issubdtype(variable.aval.dtype, jnp.floating)
+    ]
+    query, key = shapes[:2]
+    mask_type = equation.params.get("mask_type")
+    # cuDNN's operands are [rows, length, heads, head dimension], those of splash attention [rows, heads, length, …].
+    length = key[-2] if mask_type is None else key[1]
+    is_causal = mask_type is None or "CAUSAL" in mask_type.name
+    return 2.0 * math.prod(query) * length / (2 if is_causal else 1)
 
 
 def _inner(parameters: dict[str, Any]) -> list[Any]:

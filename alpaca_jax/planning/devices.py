@@ -15,6 +15,8 @@ _GPU_DETAILS = {
     "h100": ("NVIDIA H100 80GB HBM3", 9, 132, 128, 233_472, 232_448, 52_428_800, 1.98),
     "h200": ("NVIDIA H200", 9, 132, 128, 233_472, 232_448, 62_914_560, 1.98),
 }
+# TPUs of two cores, which JAX shows as one device.
+_TWO_CORES = ("tpu_v4", "tpu_v5p")
 _GPU_TEXT = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -28,13 +30,20 @@ platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} runtime_version 
 device_description_str: "{name}"
 """
 
+# libtpu would ask a cloud for the machine's description, complain that it has none, and serve one process at a time.
+_NO_TPU_HERE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any will do
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 
 def compile_on_this_machine() -> None:
     """Sets what JAX and the compilers must find in the environment; to be called before JAX is imported."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu would ask a cloud for the machine's description
-    # Kernels cannot be tried out on a chip that is not here.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_autotune_level=0".strip()
+    os.environ.update(_NO_TPU_HERE)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA warns of memory; how much it is, is what is asked here
 
 
 def describe(target: Target) -> Sequence[Any]:
@@ -48,7 +57,10 @@ def describe(target: Target) -> Sequence[Any]:
     chip = CHIPS[target.chip]
     try:
         if chip.platform == "tpu":
-            topology = topologies.get_topology_desc(platform="tpu", topology_name=target.topology)
+            cores = "megacore" if target.chip in _TWO_CORES else "default"
+            topology = topologies.get_topology_desc(
+                platform="tpu", topology_name=target.topology, chip_config_name=cores
+            )
         else:
             topology = topologies.get_topology_desc(
                 platform="cuda", target_config=_gpu_text(target.chip, chip), topology=target.topology

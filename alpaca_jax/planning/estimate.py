@@ -4,13 +4,19 @@ import dataclasses
 from typing import Any
 
 from alpaca_jax.parallel.chips import Chip, Target
+from alpaca_jax.planning.compiler import CompiledStep
 from alpaca_jax.planning.hlo import Collective
 
 # The share of the datasheet that large kernels reach. Matrix products: an H200 was seen at 790 of 989 TFLOP/s in a
-# large one, and a step's are not all large. Memory and links: what copies of many megabytes reach.
+# large one, and a step's are not all large; llm-foundry's whole step of a 7B on 8 × A100 reached 64%
+# (https://github.com/mosaicml/llm-foundry, scripts/train/benchmarking), its other kernels and collectives in that time.
 _PRODUCTS = {"gpu": 0.75, "tpu": 0.85}
+# Fused attention: forward and backward together 50–73% on an A100, less with short rows and with a mask
+# (Dao 2023, https://arxiv.org/abs/2307.08691).
+_ATTENTION = 0.5
+# Memory and links: what copies of many megabytes reach.
 _MEMORY, _LINKS = 0.85, 0.75
-# Collectives run beside the arithmetic of another layer, but for the first and the last of a loop.
+# Transfers run beside the arithmetic of another layer, but for the first and the last of a loop.
 _EXPOSED = 0.1
 
 
@@ -20,45 +26,51 @@ class Estimate:
 
     Attributes:
       products: of its matrix products.
+      attention: of its library kernels for attention.
       memory: of its other kernels, which wait for the memory.
       communication: of its collectives, were they alone.
+      host: of what goes to the host's memory and back, were it alone.
       step: all together.
       assumptions: what was assumed, in a sentence each.
     """
 
     products: float
+    attention: float
     memory: float
     communication: float
+    host: float
     step: float
     assumptions: tuple[str, ...]
 
 
-def estimate(chip: Chip, target: Target, flops: float, moved: float, collectives: list[Collective]) -> Estimate:
+def estimate(chip: Chip, target: Target, step: CompiledStep) -> Estimate:
     """The estimate for a step.
 
     Args:
       chip: its figures.
       target: how many, on how many machines.
-      flops: of a device's matrix products.
-      moved: bytes that a device's other kernels read and write.
-      collectives: what a device sends.
+      step: what a device does in it.
     """
-    products = flops / (chip.flops * _PRODUCTS[chip.platform])
-    memory = moved / (chip.bandwidth * _MEMORY)
+    products = step.flops / (chip.flops * _PRODUCTS[chip.platform])
+    attention = step.attention_flops / (chip.flops * _ATTENTION)
+    memory = step.moved / (chip.bandwidth * _MEMORY)
     near = target.devices // target.hosts if chip.platform == "gpu" else target.devices
     communication = sum(
-        one.sent() / ((chip.link if one.devices <= near else chip.network) * _LINKS) for one in collectives
+        one.sent() / ((chip.link if one.devices <= near else chip.network) * _LINKS) for one in step.collectives
     )
-    kernels = products + memory
-    step = max(kernels, communication) + _EXPOSED * min(kernels, communication)
+    host = step.carried / (chip.host * _LINKS)
+    at_once = (products + attention + memory, communication, host)
+    seconds = max(at_once) + _EXPOSED * (sum(at_once) - max(at_once))
     assumptions = (
         f"matrix products at {_PRODUCTS[chip.platform]:.0%} of {chip.flops / 1e12:.0f} TFLOP/s",
+        f"fused attention at {_ATTENTION:.0%} of it",
         f"other kernels at {_MEMORY:.0%} of {chip.bandwidth / 1e12:.2f} TB/s",
         f"collectives at {_LINKS:.0%} of {chip.link / 1e9:.0f} GB/s"
         + (f" ({chip.network / 1e9:.0f} between machines)" if target.hosts > 1 and chip.platform == "gpu" else ""),
-        f"collectives beside arithmetic but for {_EXPOSED:.0%}",
+        *([f"the host's memory at {_LINKS:.0%} of {chip.host / 1e9:.0f} GB/s"] if step.carried else []),
+        f"transfers beside arithmetic but for {_EXPOSED:.0%}",
     )
-    return Estimate(products, memory, communication, step, assumptions)
+    return Estimate(products, attention, memory, communication, host, seconds, assumptions)
 
 
 def by_kind(collectives: list[Collective]) -> dict[str, dict[str, Any]]:

@@ -10,12 +10,12 @@ from ml_collections import ConfigDict
 
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.presets import preset
+from alpaca_jax.model.rematerialisation import POLICIES
 from alpaca_jax.parallel.chips import CHIPS, TARGETS, Target
 from alpaca_jax.planning.compiler import CompiledStep, compile_step
 from alpaca_jax.planning.devices import describe
 from alpaca_jax.planning.estimate import Estimate, by_kind, estimate
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.progress import waiting
 from alpaca_jax.training.config import validate
 from alpaca_jax.training.throughput import model_flops
 
@@ -96,8 +96,10 @@ class Forecast:
             "step_seconds": round(self.step_seconds, 4),
             "step_parts": {
                 "products": round(self.estimate.products, 4),
+                "attention": round(self.estimate.attention, 4),
                 "memory": round(self.estimate.memory, 4),
                 "communication": round(self.estimate.communication, 4),
+                "host": round(self.estimate.host, 4),
             },
             "mfu": round(self.mfu, 3),
             "tokens_per_second": round(self.tokens_per_step / self.step_seconds),
@@ -131,7 +133,7 @@ def search(config: ConfigDict, target_name: str, data: Data, price: float | None
     """
     target = _target(target_name)
     devices = describe(target)
-    for remat in ("none", "dots", "full"):
+    for remat in POLICIES:
         for microbatches in _microbatches(config, target):
             tried = copy.deepcopy(config)
             tried.model.remat, tried.train.microbatches = remat, microbatches
@@ -141,28 +143,23 @@ def search(config: ConfigDict, target_name: str, data: Data, price: float | None
                 break
 
 
-def fewest_microbatches(config: ConfigDict, target_name: str) -> int | None:
-    """The fewest microbatches, and so the largest, with which the step fits; None if it never does.
-
-    Raises:
-      UserError: as `forecast`.
-    """
-    target = _target(target_name)
-    devices, model = describe(target), preset(config.model.preset)
-    for microbatches in _microbatches(config, target):
-        tried = copy.deepcopy(config)
-        tried.train.microbatches = microbatches
-        with waiting(f"compiling with {microbatches} microbatches"):
-            if compile_step(tried, target, model, devices).fits:
-                return microbatches
+def fewest_microbatches(planned: Forecast) -> int | None:
+    """The fewest microbatches, and so the largest, with which the step fits; None if it never does."""
+    devices = describe(planned.target)
+    for microbatches in _microbatches(planned.config, planned.target):
+        tried, compiled = copy.deepcopy(planned.config), planned.compiled
+        if microbatches != tried.train.microbatches:
+            tried.train.microbatches = microbatches
+            compiled = compile_step(tried, planned.target, planned.model, devices)
+        if compiled.fits:
+            return microbatches
     return None
 
 
 def _forecast(config: ConfigDict, target: Target, devices: Any, data: Data, price: float | None) -> Forecast:
     chip, model = CHIPS[target.chip], preset(config.model.preset)
-    with waiting(f"compiling for {target.devices} × {target.chip}"):
-        compiled = compile_step(config, target, model, devices)
-    parts = estimate(chip, target, compiled.flops, compiled.moved, compiled.collectives)
+    compiled = compile_step(config, target, model, devices)
+    parts = estimate(chip, target, compiled)
     return Forecast(config, target, model, compiled, parts, data, chip.price if price is None else price)
 
 

@@ -94,6 +94,18 @@ class Program:
             for instruction, times in self._walk(self._entry, 1.0, into_fusions=False)
         )
 
+    def carried(self) -> float:
+        """Bytes that go from the device to the host's memory, which XLA marks with S(5), and back from there."""
+        total = 0.0
+        for instruction, times in self._walk(self._entry, 1.0, into_fusions=True):
+            if instruction.opcode not in ("dynamic-update-slice", "dynamic-slice"):
+                continue
+            home = self._home(instruction)
+            if "S(5)" in home[instruction.operands[0]].shape:
+                part = instruction if instruction.opcode == "dynamic-slice" else home[instruction.operands[1]]
+                total += times * _bytes(part.shape, everywhere=True)
+        return total
+
     def custom_calls(self) -> set[str]:
         """The names of the library kernels that it runs."""
         lines = (line for computation in self._computations.values() for line in computation.values())
@@ -152,7 +164,7 @@ class Program:
         for number, operand in enumerate(fusion.operands):
             size = _bytes(home[operand].shape) if operand in home else 0
             users = _users(inside, parameters.get(number, ""))
-            if users and all(user.opcode == "dynamic-slice" for user in users):
+            if users and all(user.opcode in ("dynamic-slice", "slice") for user in users):
                 size = sum(_bytes(user.shape) for user in users)
             elif users and users[0].opcode == "dynamic-update-slice" and _bytes(users[0].shape) == size:
                 # It is what is written into, not what is written.
@@ -209,7 +221,7 @@ def _closing(text: str, opening: int) -> int:
 
 
 def _bytes(shape: str, everywhere: bool = False) -> int:
-    """Bytes in the device's main memory, or everywhere: TPU marks with S(1) what stays on the chip."""
+    """Bytes in the device's main memory, or everywhere: S(1) marks what stays on a TPU, S(5) what the host has."""
     total = 0
     for dtype, sizes, layout in _SHAPE.findall(shape):
         if everywhere or "S(" not in layout:

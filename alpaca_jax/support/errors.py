@@ -1,4 +1,4 @@
-"""The one kind of error a user causes and can mend."""
+"""The one kind of error a user causes and can mend, and the end of a program that was stopped."""
 
 import functools
 from typing import Any
@@ -23,6 +23,19 @@ class UserError(Exception):
         """A copy for another process is made from the same four parts, which an `Exception` would not pass on."""
         parts = {"expected": self.expected, "found": self.found, "remedy": self.remedy}
         return functools.partial(UserError, **parts), (self.subject,)
+
+
+class Stopped(Exception):
+    """A program that ends before its work is done, for a reason that is no fault of its own.
+
+    Args:
+      line: what it says last.
+      code: its exit code.
+    """
+
+    def __init__(self, line: str, code: int):
+        super().__init__(line)
+        self.code = code
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -3,15 +3,22 @@
 import argparse
 import difflib
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from alpaca_jax.support.errors import UserError, shorten
+from alpaca_jax.support.errors import Stopped, UserError, shorten
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+# What sysexits.h calls EX_TEMPFAIL: all is saved, and the same command goes on. The files in launch/ start it again.
+EXIT_START_AGAIN = 75
+
+# Where Linux, containers and WSL show that there is a GPU; JAX looks at the same.
+_NVIDIA_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 
 
 class Flags(argparse.ArgumentParser):
@@ -54,10 +61,13 @@ def refuse_unknown(name: str, known: Sequence[str], subject: str) -> NoReturn:
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:
     """Runs a program to its exit code: 0, or 2 after one line on standard error for what the user can mend."""
+    if not any(Path(device).exists() for device in _NVIDIA_DEVICES):
+        # The extra `plan` brings JAX's plugin for NVIDIA, which would look for a driver and print that there is none.
+        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     try:
         code = main() or 0
         sys.stdout.flush()
-    except (UserError, KeyboardInterrupt) as error:
+    except (UserError, Stopped, KeyboardInterrupt) as error:
         code, words = last_words(error)
         sys.stderr.write(words)
     except BrokenPipeError:
@@ -70,6 +80,8 @@ def last_words(error: BaseException) -> tuple[int, str]:
     """The exit code of a program that ends with this error, and what it writes on standard error."""
     if isinstance(error, UserError):
         return EXIT_USER_ERROR, f"error: {error}\n"
+    if isinstance(error, Stopped):
+        return error.code, f"{error}\n"
     if isinstance(error, KeyboardInterrupt):
         return EXIT_INTERRUPTED, "interrupted\n"
     return 1, "".join(traceback.format_exception(error))

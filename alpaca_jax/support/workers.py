@@ -18,18 +18,21 @@ K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R")
 
-# One process reads and collects for all; more than this many only wait for it, and cost 100 MB each.
+# One process reads and collects for all; more than this many others only wait for it, and cost 100 MB each.
 _MOST_PROCESSES = 8
 # How many items each process has waiting, so that none is idle while results are collected.
 _ITEMS_AHEAD = 3
+# How many results may wait for an earlier one.
+_RESULTS_AHEAD = 16
 
 
 def ordered_map(work: Callable[[T], R], items: Iterable[tuple[K, T]]) -> Iterator[tuple[K, R]]:
-    """For each (key, item), in their order, (key, `work(item)`), computed in several processes.
+    """For each (key, item), in their order, (key, `work(item)`), computed in this process and several others.
 
-    A single item is computed in this process. Keys stay here. `work` must be picklable and is copied once to each
-    process. Few items are read ahead of their results. However the iteration ends (at its end, by an error of `work`,
-    by Ctrl-C, by `close`), the processes end with it; they also end when this process is killed.
+    This process works on an item where the others have enough, so that it is not idle while they start, nor when they
+    are slower; a single item stays here. Keys stay here. `work` must be picklable and is copied once to each process.
+    Few items are read ahead of their results. However the iteration ends (at its end, by an error of `work`, by Ctrl-C,
+    by `close`), the processes end with it; they also end when this process is killed.
 
     Raises:
       UserError: a process was killed.
@@ -37,20 +40,26 @@ def ordered_map(work: Callable[[T], R], items: Iterable[tuple[K, T]]) -> Iterato
     """
     stream = iter(items)
     first = list(islice(stream, 2))
-    if len(first) < 2:
-        yield from ((key, work(item)) for key, item in first)
+    others = min(_processors(), _MOST_PROCESSES) - 1
+    if len(first) < 2 or not others:
+        yield from ((key, work(item)) for key, item in chain(first, stream))
         return
-    processes = min(max(2, _processors()), _MOST_PROCESSES)
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _set_up, (work,))
+    pool = ProcessPoolExecutor(others, multiprocessing.get_context("spawn"), _set_up, (work,))
     pending: deque[tuple[K, Future[R]]] = deque()
+    away: deque[Future[R]] = deque()
     try:
         for key, item in chain(first, stream):
-            pending.append((key, _submit(pool, item)))
-            if len(pending) > processes * _ITEMS_AHEAD:
+            while away and away[0].done():
+                away.popleft()
+            if len(away) < others * _ITEMS_AHEAD:
+                away.append(_submit(pool, item))
+                pending.append((key, away[-1]))
+            else:
+                pending.append((key, _here(work, item)))
+            while pending and (pending[0][1].done() or len(pending) > _RESULTS_AHEAD):
                 key, result = pending.popleft()
                 yield key, result.result()
-        while pending:
-            key, result = pending.popleft()
+        for key, result in pending:
             yield key, result.result()
     except BrokenProcessPool as error:
         raise UserError(
@@ -61,6 +70,16 @@ def ordered_map(work: Callable[[T], R], items: Iterable[tuple[K, T]]) -> Iterato
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _here(work: Callable[[T], R], item: T) -> Future[R]:
+    """The result of an item in this process, or the error that it ended with."""
+    done: Future[R] = Future()
+    try:
+        done.set_result(work(item))
+    except Exception as error:  # it is raised at its place
+        done.set_exception(error)
+    return done
 
 
 def _processors() -> int:

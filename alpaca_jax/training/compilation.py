@@ -34,7 +34,7 @@ def trace_train_step(
       seq_len: the length of the rows.
     """
     step = functools.partial(train_step, definition, optimiser, config)
-    state = abstract_state(definition, optimiser, shardings)
+    state = abstract_state(definition, optimiser, shardings, config.model.parameter_dtype)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
     with jax.set_mesh(mesh):
         return jitted.trace(state, abstract_batch(config, mesh, seq_len))

@@ -18,9 +18,11 @@ def default_config() -> ConfigDict:
             "model": {
                 "preset": "tiny",  # a name in alpaca_jax/model/presets.py
                 "checkpoint": "",  # start from this checkpoint folder; empty: from random numbers
-                "compute_dtype": "bfloat16",  # arithmetic; the master weights and moments stay float32
-                "remat": "dots",  # what the backward pass keeps: none (all), dots, full (least)
-                "loss_chunk": 1024,  # trained targets of a device whose logits exist at once
+                "compute_dtype": "bfloat16",  # arithmetic, whatever the type of the weights that are kept
+                "parameter_dtype": "float32",  # of the weights that are kept; bfloat16: rounded stochastically
+                "attention": "auto",  # kernel: auto, xla (the reference), cudnn, cudnn_packed (from H100), splash (TPU)
+                "remat": "dots",  # what the backward pass keeps: none (all), dots, offload (on the host), full (least)
+                "loss_chunk": 640,  # trained targets of a device whose logits exist at once
             },
             "data": {
                 "path": "",  # a folder that `prepare` wrote
@@ -41,6 +43,7 @@ def default_config() -> ConfigDict:
                 "epochs": 3.0,  # passes over the data; they set the length of the schedule
                 "steps": 0,  # stop after this many updates, the schedule unchanged; 0: after the epochs
                 "seed": 0,  # of random initial weights
+                "max_bad_updates": 5,  # skipped in a row for a loss or gradient that is not finite, after which to stop
             },
             "optimizer": {
                 "learning_rate": 2e-5,  # the highest, at the end of the warm-up
@@ -51,19 +54,28 @@ def default_config() -> ConfigDict:
                 "eps": 1e-8,
                 "weight_decay": 0.0,  # on matrices; norms are never decayed
                 "clip_norm": 1.0,  # the largest norm of a gradient
+                "first_moment_dtype": "float32",  # of Adam's mean of gradients: float32 or bfloat16
             },
             "checkpoint": {
                 "every": 100,  # updates between saves; the last update is always saved
                 "keep": 2,  # newest saves to keep
+                "keep_best": 1,  # saves with the lowest held-out loss to keep besides; --checkpoint=WORKDIR/best
             },
             "evaluation": {
-                "every": 50,  # updates between evaluations on the split `eval`, where the data have one
+                # Updates between evaluations on the split `eval`, where the data have one; 0: only those that there
+                # are in any case, before the first update, after the last, and, unless checkpoint.keep_best is 0, of
+                # each update that is saved.
+                "every": 50,
                 "rows": 64,  # rows of that split to use; 0: all
             },
             "samples": {
                 "every": 0,  # updates between sample answers; 0: before the first and after the last only
                 "instructions": (),  # answered greedily, to see what the model has learned
                 "max_new_tokens": 64,
+            },
+            "logging": {
+                "wandb_project": "",  # send the numbers to this project of Weights & Biases too; empty: do not
+                "profile_steps": (),  # (first, last): trace these updates into WORKDIR/profile
             },
         }
     )
@@ -85,19 +97,21 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
         "train.microbatches": 1,
         "train.steps": 0,
         "train.seed": 0,
+        "train.max_bad_updates": 2,
         "data.seed": 0,
         "data.seq_len": 0,
         "mesh.cpu_devices": 1,
         "model.loss_chunk": 1,
-        "checkpoint.every": 1,
-        "checkpoint.keep": 1,
-        "evaluation.every": 1,
+        "checkpoint.keep_best": 0,
+        "evaluation.every": 0,
         "evaluation.rows": 0,
         "samples.every": 0,
         "samples.max_new_tokens": 1,
         "optimizer.weight_decay": 0.0,
         "optimizer.eps": 0.0,
     }
+    for key in ("checkpoint.every", "checkpoint.keep"):
+        _require(key, _get(config, key) >= 1, "a number ≥ 1, or the run would never be saved", _get(config, key))
     for key, smallest in at_least.items():
         _require(key, _get(config, key) >= smallest, f"a number ≥ {smallest}", _get(config, key))
     for key in ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm"):
@@ -106,7 +120,10 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
         _require(key, 0 <= _get(config, key) < 1, "a number from 0 to below 1", _get(config, key))
     choices = {
         "model.compute_dtype": ("bfloat16", "float32"),
-        "model.remat": ("none", "dots", "full"),
+        "model.parameter_dtype": ("float32", "bfloat16"),
+        "optimizer.first_moment_dtype": ("float32", "bfloat16"),
+        "model.attention": ("auto", "xla", "cudnn", "cudnn_packed", "splash"),
+        "model.remat": ("none", "dots", "offload", "full"),
         "optimizer.schedule": ("cosine", "linear", "constant"),
         "mesh.platform": ("", "cpu", "gpu", "tpu"),
     }
@@ -118,6 +135,13 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
         config.train.batch_rows % config.train.microbatches == 0,
         f"a divisor of config.train.batch_rows, {config.train.batch_rows}",
         config.train.microbatches,
+    )
+    profiled = tuple(config.logging.profile_steps)
+    _require(
+        "logging.profile_steps",
+        not profiled or (list(map(type, profiled)) == [int, int] and 1 <= profiled[0] <= profiled[1]),
+        "(first, last), the numbers of two updates, or ()",
+        profiled,
     )
     _require("data.path", bool(config.data.path) or not needs_data, "a folder that `prepare` wrote", config.data.path)
 

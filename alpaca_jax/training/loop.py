@@ -3,12 +3,14 @@
 What an update is stands in `step.py`; what a run consists of, in `run.py`.
 """
 
-import time
-from typing import Any
+import contextlib
+import math
+from typing import Any, NoReturn
 
 import jax
 
 from alpaca_jax.checkpoint.folder import CheckpointFolder
+from alpaca_jax.checkpoint.integrity import discard_damaged
 from alpaca_jax.checkpoint.store import Store
 from alpaca_jax.data.batches import epoch_batches
 from alpaca_jax.data.instructions import Instruction
@@ -16,28 +18,47 @@ from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.sampling import Sampling
 from alpaca_jax.parallel.mesh import batch_sharding, place_batch, without_context
 from alpaca_jax.parallel.processes import barrier, is_first, require_agreement, rows_of_this_process
+from alpaca_jax.support.errors import Stopped
 from alpaca_jax.support.files import explain_os_errors
 from alpaca_jax.support.hashing import sha256_json
-from alpaca_jax.support.progress import ProgressBar, waiting
+from alpaca_jax.support.progress import ProgressBar, console, waiting
+from alpaca_jax.training.clock import STEPS, Clock, Timing
+from alpaca_jax.training.lock import sole_use
 from alpaca_jax.training.logs import Logs, NoLogs
+from alpaca_jax.training.number_watch import NumberWatch
+from alpaca_jax.training.pipeline import Metrics, Pipeline
+from alpaca_jax.training.preemption import StopRequests, stopped
+from alpaca_jax.training.profile import Profile
+from alpaca_jax.training.progress import check_progress, progress_of
 from alpaca_jax.training.report import announce, conclude
 from alpaca_jax.training.run import Run, require_shared, write_run_file
 from alpaca_jax.training.state import TrainState
 
 
-def train(run: Run) -> None:
+def train(run: Run, clock: Clock, stops: StopRequests) -> None:
     """Trains from where the work directory stands to the last update, and leaves it there.
 
+    Args:
+      run: what to train, on what.
+      clock: counts the wall time since the program began.
+      stops: entered; asks to save and stop.
+
     Raises:
-      UserError: the work directory cannot be written (any more), or a save or the data are damaged.
+      UserError: another run is using the work directory, it cannot be written (any more), or all saves or the data are
+        damaged.
+      Stopped: it was asked to, or the numbers went wrong; what there was to save is saved.
     """
-    with explain_os_errors(run.workdir):
+    with explain_os_errors(run.workdir), sole_use(run.workdir) if is_first() else contextlib.nullcontext():
         if is_first():
             _describe(run)
         barrier("the work directory is described")
         require_shared(run)
-        with Store(run.checkpoints, keep=run.config.checkpoint.keep) as store:
-            _Loop(run, store).go()
+        discard_damaged(run.checkpoints)
+        checkpoint = run.config.checkpoint
+        with Store(run.checkpoints, keep=checkpoint.keep, keep_best=checkpoint.keep_best) as store:
+            loop = _Loop(run, store, clock, stops)
+            with contextlib.closing(loop.logs):
+                loop.go()
 
 
 def _describe(run: Run) -> None:
@@ -55,13 +76,21 @@ def _describe(run: Run) -> None:
 
 
 class _Loop:
-    def __init__(self, run: Run, store: Store):
-        self._run, self._store = run, store
-        self._start = store.latest_step() or 0
+    def __init__(self, run: Run, store: Store, clock: Clock, stops: StopRequests):
+        self._run, self._store, self._clock, self._stops = run, store, clock, stops
+        self._start = self._saved = store.latest_step() or 0
         require_agreement("the newest checkpoint", str(self._start), "give all processes the same folder")
-        self._logs = Logs(run, resume_at=self._start) if is_first() else NoLogs()
+        self._best: float | None = None
+        if self._start:
+            progress = store.progress(self._start)
+            check_progress(run, progress)
+            self._best = progress["best_eval_loss"]
+        self.logs = Logs(run, resume_at=self._start) if is_first() else NoLogs()
+        self._watch = NumberWatch(line["loss"] for line in self.logs.metrics() if "skipped" not in line)
         self._evaluates = "eval" in run.dataset.splits
         self._evaluation_step: Any = None
+        # Without weights: it holds what is compiled, and the room for a second copy of the model is not taken up.
+        self._generator = Generator(run.definition, {}, run.tokenizer, run.template, without_context(run.mesh))
 
     def go(self) -> None:
         run, last = self._run, self._run.last_update
@@ -69,9 +98,9 @@ class _Loop:
         if self._start < last:
             state = run.restore(self._store, self._start) if self._start else self._begin()
             self._updates(state, last)
-        self._logs.close()
-        if isinstance(self._logs, Logs):
-            conclude(run, self._logs)
+        self._end_here()
+        if isinstance(self.logs, Logs):
+            conclude(run, self.logs, self._store.best_step(), self._clock)
 
     def _begin(self) -> TrainState:
         state = self._run.start()
@@ -80,49 +109,130 @@ class _Loop:
         return state
 
     def _updates(self, state: TrainState, last: int) -> None:
-        run, config = self._run, self._run.config
-        batches = self._run.batches().iterate(self._start)
-        with waiting("compiling the train step"):
+        run = self._run
+        with self._clock.part("compilation"), waiting("compiling the train step"):
             step = run.compile_step()
-        with ProgressBar("training", last, self._start) as bar:
-            for number in range(self._start + 1, last + 1):
-                began = time.perf_counter()
-                state, metrics = step(state, place_batch(run.mesh, next(batches)))
-                measured = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                self._logs.update(number, measured, time.perf_counter() - began)
-                bar.advance(note=self._logs.note)
-                if number == last or number % config.evaluation.every == 0:
-                    self._evaluate(number, state)
-                if number == last or (config.samples.every and number % config.samples.every == 0):
-                    self._sample(number, state)
-                # Last, so that whatever a save at this update stands for is already in the logs.
-                if number == last or number % config.checkpoint.every == 0:
-                    self._store.save(number, state.parameters, state.optimiser, {"step": number})
+        profile = Profile(run.workdir / "profile", run.config.logging.profile_steps if is_first() else ())
+        with (
+            self._clock.part(STEPS),
+            ProgressBar("training", last, self._start) as bar,
+            contextlib.closing(run.batches().iterate(self._start)) as batches,
+        ):
 
-    def _evaluate(self, number: int, state: TrainState) -> None:
-        """The loss on held-out rows, the same rows each time."""
-        if not self._evaluates:
+            def measured(number: int, metrics: Metrics, timing: Timing) -> None:
+                remarkable = self._watch.look(metrics)
+                self.logs.update(number, metrics, timing, remarkable)
+                if "skipped" in remarkable:
+                    self._tell_skipped(number, metrics)
+                bar.advance(note=self.logs.note)
+
+            pipeline = Pipeline(step, state, batches, run.mesh, self._clock, measured)
+            del state  # donated
+            self._stops.defer()
+            for number in range(self._start + 1, last + 1):
+                if profile.turns_at(number):
+                    pipeline.drain()
+                    with self._clock.part("rest"):
+                        profile.turn()
+                pipeline.update(number)
+                asked = self._stops.after(number) if number < last else None
+                due = self._due(number, last) | ({"save"} if asked else set())
+                if due or self._watch.bad_in_a_row:
+                    pipeline.drain()
+                if self._watch.bad_in_a_row >= run.config.train.max_bad_updates:
+                    self._give_up(number, pipeline.state)
+                self._after(number, pipeline.state, due)
+                if asked:
+                    self._end_here()
+                    raise stopped(asked, self._saved)
+            with self._clock.part("rest"):
+                profile.end()
+
+    def _due(self, number: int, last: int) -> set[str]:
+        """What comes after an update."""
+        config = self._run.config
+
+        def every(updates: int) -> bool:
+            return number == last or (updates > 0 and number % updates == 0)
+
+        due = {"save"} if every(config.checkpoint.every) else set()
+        if every(config.evaluation.every) or (due and config.checkpoint.keep_best):
+            due.add("evaluation")
+        return due | {"samples"} if every(config.samples.every) else due
+
+    def _after(self, number: int, state: TrainState, due: set[str]) -> None:
+        loss = self._evaluate(number, state) if "evaluation" in due else None
+        if "samples" in due:
+            self._sample(number, state)
+        # Last, so that whatever a save at this update stands for is already in the logs.
+        if "save" in due:
+            # Skipped updates have left the state as it was before the first of them, and are made again from there.
+            skipped = self._watch.bad_in_a_row if number < self._run.last_update else 0
+            self._save(number - skipped, state, loss)
+
+    def _save(self, number: int, state: TrainState, loss: float | None = None) -> None:
+        if number <= self._saved:
             return
+        if loss is not None and math.isfinite(loss):
+            self._best = min(loss, self._best if self._best is not None else loss)
+        with self._clock.part("saves"):
+            progress = progress_of(self._run, number, self._best)
+            self._store.save(number, state.parameters, state.optimiser, progress, loss)
+        self._saved = number
+
+    def _tell_skipped(self, number: int, metrics: Metrics) -> None:
+        """Names the rows of an update whose loss or gradient was not finite."""
+        rows = self._run.batches().row_numbers(number - 1)
+        self.logs.event(number, {"event": "update skipped", **metrics, "rows": rows})
+        console.print(
+            f"[yellow]Update {number} is skipped[/]: its loss or gradient is not finite; its rows are in events.jsonl"
+        )
+
+    def _give_up(self, number: int, state: TrainState) -> NoReturn:
+        """Saves what there was before a streak of skipped updates, and ends."""
+        bad = self._watch.bad_in_a_row
+        before = number - bad
+        self._save(before, state)
+        self._end_here()
+        rows = f"{self._run.workdir}/events.jsonl names their rows, for `python -m alpaca_jax.show` to show"
+        raise Stopped(
+            f"error: updates {before + 1} to {number} had a loss or gradient that is not finite; the state after "
+            f"update {before} stands; {rows}",
+            1,
+        )
+
+    def _end_here(self) -> None:
+        with self._clock.part("saves"):
+            self._store.wait()
+        self.logs.finish()
+
+    def _evaluate(self, number: int, state: TrainState) -> float | None:
+        """The loss on held-out rows, the same rows each time; None where there are none."""
+        if not self._evaluates:
+            return None
         run, batch_rows = self._run, self._run.config.train.batch_rows
-        self._evaluation_step = self._evaluation_step or run.compile_evaluation()
+        with self._clock.part("compilation"):
+            self._evaluation_step = self._evaluation_step or run.compile_evaluation()
         wanted = run.config.evaluation.rows or run.dataset.num_rows("eval")
-        loss, count = 0.0, 0.0
-        batches = epoch_batches(run.dataset, "eval", batch_rows, *rows_of_this_process(batch_sharding(run.mesh)))
-        for index, batch in enumerate(batches):
-            if index * batch_rows >= wanted:
-                break
-            sums = self._evaluation_step(state.parameters, place_batch(run.mesh, batch))
-            loss, count = loss + float(sums[0]), count + float(sums[1])
-        self._logs.evaluation(number, loss / max(count, 1.0), int(count))
+        sums = []
+        with self._clock.part("evaluation"):
+            batches = epoch_batches(run.dataset, "eval", batch_rows, *rows_of_this_process(batch_sharding(run.mesh)))
+            for _, batch in zip(range(0, wanted, batch_rows), batches, strict=False):
+                sums.append(self._evaluation_step(state.parameters, place_batch(run.mesh, batch)))
+            losses, counts = zip(*jax.device_get(sums), strict=True)
+        count = sum(map(float, counts))
+        loss = sum(map(float, losses)) / max(count, 1.0)
+        self.logs.evaluation(number, loss, int(count))
+        return loss
 
     def _sample(self, number: int, state: TrainState) -> None:
         """Greedy answers to the configuration's instructions, in the type that the model is trained in."""
         run, options = self._run, self._run.config.samples
         if not options.instructions:
             return
-        weights = jax.tree.map(lambda p: p.astype(run.config.model.compute_dtype), state.parameters)
-        generator = Generator(run.definition, weights, run.tokenizer, run.template, without_context(run.mesh))
-        prompts = [Instruction(instruction, "", "") for instruction in options.instructions]
-        sampling = Sampling(temperature=0.0, max_new_tokens=options.max_new_tokens)
-        answers = generator.answer(prompts, sampling)
-        self._logs.samples(number, dict(zip(options.instructions, answers, strict=True)))
+        with self._clock.part("samples"):
+            weights = jax.tree.map(lambda p: p.astype(run.config.model.compute_dtype), state.parameters)
+            prompts = [Instruction(instruction, "", "") for instruction in options.instructions]
+            sampling = Sampling(temperature=0.0, max_new_tokens=options.max_new_tokens)
+            answers = self._generator.on(weights).answer(prompts, sampling)
+        self.logs.samples(number, dict(zip(options.instructions, answers, strict=True)))

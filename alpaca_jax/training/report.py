@@ -5,7 +5,9 @@ from rich.table import Table
 
 from alpaca_jax.parallel.sharding import sharding_table
 from alpaca_jax.support.progress import console
+from alpaca_jax.training.clock import Clock, in_words
 from alpaca_jax.training.logs import Logs
+from alpaca_jax.training.optimiser import batch_rules
 from alpaca_jax.training.run import Run
 
 
@@ -21,21 +23,33 @@ def announce(run: Run, start: int) -> None:
         table.add_row(name, " × ".join(map(str, shape)), ", ".join(axes), ", ".join(str(axis or "·") for axis in spec))
     console.print(table)
     mesh = " × ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
-    counts = run.dataset.metadata["counts"]
-    examples = config.train.batch_rows * counts["kept"] / counts["rows"]
     console.print(
         f"{model.num_parameters / 1e6:,.1f} M parameters on {jax.device_count()} × {jax.devices()[0].device_kind} "
-        f"({mesh}); an update: {config.train.batch_rows} rows of {run.dataset.seq_len} ≈ {examples:.0f} examples; "
-        f"{run.scheduled_updates} updates in {config.train.epochs:g} epochs"
+        f"({mesh}); {run.scheduled_updates} updates in {config.train.epochs:g} epochs"
     )
+    for line in batch_rules(config, run.dataset.seq_len, run.dataset.metadata["counts"]):
+        console.print(line, markup=False)
+    console.print(f"attention: {run.attention.kernel.name} ({run.attention.reason})", markup=False)
+    if config.checkpoint.every >= run.last_update:
+        console.print(
+            f"[yellow]saved only after the last update[/]: config.checkpoint.every is {config.checkpoint.every}, and "
+            f"there are {run.last_update} updates; a crash before costs all of them"
+        )
     if start >= run.last_update:
         console.print(f"[green]This run is done: {start} updates.[/] A new one needs another --workdir.")
     elif start:
         console.print(f"[green]Going on after update {start}[/], the newest that was saved.")
 
 
-def conclude(run: Run, logs: Logs) -> None:
-    """Prints the sample answers before and after, and where everything lies."""
+def conclude(run: Run, logs: Logs, best: int | None, clock: Clock) -> None:
+    """Prints the sample answers before and after, the losses, where the time went and where everything lies.
+
+    Args:
+      run: the run.
+      logs: what it wrote down.
+      best: the update with the lowest held-out loss of those saved, if any was evaluated.
+      clock: the time so far.
+    """
     samples, evaluations, metrics = logs.all_samples(), logs.all_evaluations(), logs.metrics()
     if len(samples) > 1:
         first, last = samples[0], samples[-1]
@@ -54,6 +68,9 @@ def conclude(run: Run, logs: Logs) -> None:
     if metrics:
         begun, ended = (_number(line["loss"]) for line in (metrics[0], metrics[-1]))
         console.print(f"training loss: {begun} at update 1, {ended} at {metrics[-1]['step']}")
+    if best is not None:
+        console.print(f"lowest held-out loss of a save: after update {best}, --checkpoint={run.workdir}/best")
+    console.print(in_words(clock.seconds()))
     console.print(
         f"in {run.workdir}: metrics.jsonl, loss.png, tensorboard/, run.json, checkpoints/"
         + (", samples.jsonl" if samples else "")

@@ -25,6 +25,8 @@ from alpaca_jax.data.batches import TrainingBatches
 from alpaca_jax.data.packed_dataset import PackedDataset, open_packed_dataset
 from alpaca_jax.data.prompt import Template
 from alpaca_jax.data.tokenizer import Tokenizer
+from alpaca_jax.model.attention_choice import Choice, Need, choose_attention
+from alpaca_jax.model.attention_parity import check_attention
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.definition import Definition, define
 from alpaca_jax.model.presets import preset
@@ -40,6 +42,7 @@ from alpaca_jax.training.config import validate
 from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser, num_updates
 from alpaca_jax.training.state import TrainState, abstract_state, new_state, state_from, state_shardings
 from alpaca_jax.training.step import evaluation_step
+from alpaca_jax.training.wandb_sink import require_wandb
 
 # Network file systems show a new file to other machines with some delay.
 _SECONDS_TO_BE_SEEN = 30.0
@@ -53,6 +56,7 @@ class Run:
     workdir: Path
     dataset: PackedDataset
     tokenizer: Tokenizer
+    attention: Choice
     definition: Definition
     mesh: Mesh
     schedule: optax.Schedule
@@ -96,7 +100,7 @@ class Run:
     def compile_evaluation(self) -> Any:
         """The evaluation step, compiled for the mesh: (parameters, batch) to (summed loss, tokens)."""
         step = functools.partial(evaluation_step, self.definition, self.config)
-        state = abstract_state(self.definition, self.optimiser, self.shardings)
+        state = abstract_state(self.definition, self.optimiser, self.shardings, self.config.model.parameter_dtype)
         with jax.set_mesh(self.mesh):
             return (
                 jax.jit(step)
@@ -112,11 +116,19 @@ class Run:
         """
         if not self.config.model.checkpoint:
             with jax.set_mesh(self.mesh):
-                return new_state(self.definition, self.optimiser, self.shardings, self.config.train.seed)
+                return new_state(
+                    self.definition,
+                    self.optimiser,
+                    self.shardings,
+                    self.config.train.seed,
+                    self.config.model.parameter_dtype,
+                )
         folder = CheckpointFolder.open(self.config.model.checkpoint)
-        abstract = abstract_parameters(self.definition.shapes, self.shardings.parameters, np.float32)
+        abstract = abstract_parameters(
+            self.definition.shapes, self.shardings.parameters, self.config.model.parameter_dtype
+        )
         with Store(folder.path) as store:
-            parameters = store.restore_parameters(abstract)
+            parameters = store.restore_parameters(abstract, folder.step)
         return state_from(parameters, self.optimiser, self.shardings)
 
     def restore(self, store: Store, step: int) -> TrainState:
@@ -125,7 +137,7 @@ class Run:
         Raises:
           UserError: the save is damaged.
         """
-        abstract = abstract_state(self.definition, self.optimiser, self.shardings)
+        abstract = abstract_state(self.definition, self.optimiser, self.shardings, self.config.model.parameter_dtype)
         parameters, optimiser, progress = store.restore(step, abstract.parameters, abstract.optimiser)
         count = jax.device_put(np.int32(progress["step"]), self.shardings.step)
         return TrainState(count, parameters, optimiser)
@@ -152,17 +164,32 @@ def prepare_run(config: ConfigDict, workdir: Path) -> Run:
     updates = num_updates(config, dataset.num_rows("train"))
     schedule = learning_rate_schedule(config, updates)
     optimiser = make_optimiser(config, schedule)
-    definition = define(model, config.model.remat)
+    attention = _attention(config, model, mesh, dataset)
+    definition = define(model, config.model.remat, attention.kernel)
     shardings = state_shardings(definition, optimiser, mesh)
     run = Run(
-        config, workdir, dataset, tokenizer, definition, mesh, schedule, optimiser, shardings, scheduled_updates=updates
+        config,
+        workdir,
+        dataset,
+        tokenizer,
+        attention,
+        definition,
+        mesh,
+        schedule,
+        optimiser,
+        shardings,
+        scheduled_updates=updates,
     )
     run.batches()  # refuses a batch larger than the data
+    if config.logging.wandb_project:
+        require_wandb()
     if config.model.checkpoint:
         check_same_template(CheckpointFolder.open(config.model.checkpoint), run.template, config.data.path)
     _check_work_directory(run)
     require_agreement("the configuration", sha256_json(config.to_json_best_effort()), "start all with the same flags")
     require_agreement("the data", sha256_json(dataset.metadata), "give all processes the same files")
+    if attention.kernel.name != "xla":
+        check_attention(attention)
     return run
 
 
@@ -180,6 +207,16 @@ def _model(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
                 remedy=f"prepare them with --tokenizer={folder.path}/tokenizer",
             )
     return model
+
+
+def _attention(config: ConfigDict, model: ModelConfig, mesh: Mesh, dataset: PackedDataset) -> Choice:
+    """The attention kernel for these devices and these rows."""
+    most_segments = 0
+    if config.model.attention == "cudnn_packed":
+        sources = map(dataset.source, dataset.splits)
+        most_segments = max(int(rows[row]["segment_ids"].max()) for rows in sources for row in range(len(rows)))
+    need = Need(model, dataset.seq_len, config.model.compute_dtype, most_segments)
+    return choose_attention(config.model.attention, mesh, need)
 
 
 def _check_seq_len(config: ConfigDict, dataset: PackedDataset) -> None:

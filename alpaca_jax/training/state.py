@@ -10,12 +10,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alpaca_jax.model.definition import Definition, Parameters
 from alpaca_jax.parallel.sharding import parameter_shardings
+from alpaca_jax.training.precision import cast
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Updates done so far (int32), float32 master weights, and the optimiser's own state (float32 moments).
+    """Updates done so far (int32), the weights (float32 or bfloat16), and the optimiser's own state (float32 moments).
 
     The same tree holds the state's shardings, or its shapes, where these are asked for.
     """
@@ -44,30 +45,39 @@ def state_shardings(definition: Definition, optimiser: optax.GradientTransformat
 
 
 def abstract_state(
-    definition: Definition, optimiser: optax.GradientTransformation, shardings: TrainState
+    definition: Definition, optimiser: optax.GradientTransformation, shardings: TrainState, parameter_dtype: str
 ) -> TrainState:
     """The state's shapes, types and shardings, nothing allocated: what a checkpoint is restored into."""
     shapes = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32),
-        definition.shapes,
+        jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, parameter_dtype), definition.shapes),
         jax.eval_shape(optimiser.init, definition.shapes),
     )
     return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, shardings)
 
 
 def new_state(
-    definition: Definition, optimiser: optax.GradientTransformation, shardings: TrainState, seed: int
+    definition: Definition,
+    optimiser: optax.GradientTransformation,
+    shardings: TrainState,
+    seed: int,
+    parameter_dtype: str = "float32",
 ) -> TrainState:
     """A state from random numbers; no device ever holds more of it than its own part."""
 
     def create() -> TrainState:
         parameters = definition.initialise(seed)
-        return TrainState(jnp.zeros((), jnp.int32), parameters, optimiser.init(parameters))
+        moments = optimiser.init(parameters)
+        return TrainState(jnp.zeros((), jnp.int32), cast(parameters, parameter_dtype), moments)
 
     return jax.jit(create, out_shardings=shardings)()
 
 
 def state_from(parameters: Parameters, optimiser: optax.GradientTransformation, shardings: TrainState) -> TrainState:
-    """A state at update 0 around parameters that already lie where they belong."""
-    moments = jax.jit(optimiser.init, out_shardings=shardings.optimiser)(parameters)
+    """A state at update 0 around parameters that already lie where they belong, in the type they are kept in."""
+
+    def begin(parameters: Parameters) -> Any:
+        return optimiser.init(cast(parameters, jnp.float32))
+
+    moments = jax.jit(begin, out_shardings=shardings.optimiser)(parameters)
     return TrainState(jax.device_put(jnp.zeros((), jnp.int32), shardings.step), parameters, moments)

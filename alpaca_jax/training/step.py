@@ -1,9 +1,7 @@
-"""One update: state and batch in, state and metrics out. Pure, and all of it is here.
+"""One update: state and batch in, state and metrics out. Pure; the gradient's sums are made in `gradients.py`.
 
-B rows of an update, M microbatches, L positions.
+B rows of an update, L positions.
 """
-
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +9,10 @@ import optax
 from ml_collections import ConfigDict
 
 from alpaca_jax.model.definition import Definition, Parameters
+from alpaca_jax.training.gradients import Batch, summed_gradient
 from alpaca_jax.training.loss import summed_loss
+from alpaca_jax.training.precision import cast, kept
 from alpaca_jax.training.state import TrainState
-
-Batch = Mapping[str, jax.Array]
 
 
 def train_step(
@@ -29,10 +27,13 @@ def train_step(
     Gradients are sums over tokens, added up over the microbatches in float32 and divided once by the number of trained
     tokens in the whole batch: a mean of means would weigh tokens by the company they keep.
 
+    Where the loss or the gradient's norm is not finite, weights and optimiser stay as they were, bit for bit, and only
+    the count of updates goes on, so that the next batch follows.
+
     Args:
       definition: the model.
       optimiser: gradients to updates.
-      config: `model.compute_dtype`, `model.loss_chunk` and `train.microbatches` are used.
+      config: all of `model`, and of `train` the seed and the microbatches.
       state: donated by the caller.
       batch: the five arrays of packed rows, [B, L] each.
 
@@ -40,32 +41,28 @@ def train_step(
       The next state, and `loss` (nats a trained token), `grad_norm` (before clipping), `target_tokens` (trained),
       `tokens` (all but padding) and `attended` (pairs of a token and one that it sees: what attention costs).
     """
-
-    def microbatch_loss(parameters: Parameters, rows: Batch) -> tuple[jax.Array, jax.Array]:
-        working_copy = jax.tree.map(lambda p: p.astype(config.model.compute_dtype), parameters)
-        return summed_loss(definition.bind(working_copy), rows, config.model.loss_chunk)
-
-    def accumulate(sums: tuple, rows: Batch) -> tuple[tuple, None]:
-        value_and_grad = jax.value_and_grad(microbatch_loss, has_aux=True)
-        (loss, count), gradient = value_and_grad(state.parameters, rows)
-        return jax.tree.map(jnp.add, sums, (loss, count, gradient)), None
-
-    zeros = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.parameters))
-    sums, _ = jax.lax.scan(accumulate, zeros, split_microbatches(batch, config.train.microbatches))
-    loss_sum, count, gradient_sum = sums
-
+    loss_sum, count, gradient_sum = summed_gradient(definition, config, state.parameters, batch)
     denominator = jnp.maximum(count, 1.0)  # a batch without a trained token has the gradient 0, not 0/0
-    gradient = jax.tree.map(lambda g: g / denominator, gradient_sum)
-    updates, moments = optimiser.update(gradient, state.optimiser, state.parameters)
-    parameters = optax.apply_updates(state.parameters, updates)
+    gradient = jax.tree.map(lambda g: g.astype(jnp.float32) / denominator, gradient_sum)
+
+    weights = cast(state.parameters, jnp.float32)
+    updates, moments = optimiser.update(gradient, state.optimiser, weights)
+    weights = optax.apply_updates(weights, updates)
+    parameters = kept(weights, config.model.parameter_dtype, config.train.seed, state.step)
+
+    loss, grad_norm = loss_sum / denominator, optax.tree.norm(gradient)
+    sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    parameters, moments = jax.tree.map(
+        lambda new, old: jnp.where(sound, new, old), (parameters, moments), (state.parameters, state.optimiser)
+    )
 
     in_segment = batch["segment_ids"] > 0
     seen = batch["positions"] + 1
     if definition.config.sliding_window is not None:
         seen = jnp.minimum(seen, definition.config.sliding_window)
     metrics = {
-        "loss": loss_sum / denominator,
-        "grad_norm": optax.tree.norm(gradient),
+        "loss": loss,
+        "grad_norm": grad_norm,
         "target_tokens": count,
         "tokens": jnp.sum(in_segment),
         "attended": jnp.sum(jnp.where(in_segment, seen, 0), dtype=jnp.float32),
@@ -73,17 +70,9 @@ def train_step(
     return TrainState(state.step + 1, parameters, moments), metrics
 
 
-def split_microbatches(batch: Batch, microbatches: int) -> Batch:
-    """[B, L] to [M, B/M, L]; row b goes to microbatch b mod M, so that each takes as many rows from every device."""
-    return {
-        name: jnp.moveaxis(rows.reshape(rows.shape[0] // microbatches, microbatches, *rows.shape[1:]), 1, 0)
-        for name, rows in batch.items()
-    }
-
-
 def evaluation_step(
     definition: Definition, config: ConfigDict, parameters: Parameters, batch: Batch
 ) -> tuple[jax.Array, jax.Array]:
     """Summed loss over a batch's trained tokens, and their number."""
-    working_copy = jax.tree.map(lambda p: p.astype(config.model.compute_dtype), parameters)
+    working_copy = cast(parameters, config.model.compute_dtype)
     return summed_loss(definition.bind(working_copy), batch, config.model.loss_chunk)

@@ -26,3 +26,10 @@ def peak_flops() -> float | None:
     """What all devices of this run can do together, in FLOP/s; None where the chip is not in the table, as a CPU."""
     chip = chip_of(jax.devices()[0].device_kind)
     return None if chip is None else chip.flops * jax.device_count()
+
+
+def device_memory_gib() -> float | None:
+    """The most memory that any device of this process has held so far; None where the devices do not say, as a CPU."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    known = [peak for peak in peaks if peak is not None]
+    return max(known) / 2**30 if known else None

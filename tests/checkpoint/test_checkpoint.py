@@ -37,9 +37,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     definition, shardings = on_mesh(1, 4, 2)
     parameters = jax.jit(definition.initialise, static_argnums=0, out_shardings=shardings)(0)
-    with Store(folder.path, keep=2) as store:
-        for step in (1, 2, 5):
-            store.save(step, jax.tree.map(lambda p, step=step: p * step, parameters))
+    losses = {1: 0.5, 2: 0.25, 3: 0.5, 4: 0.25, 5: float("nan"), 6: 0.125, 7: 0.5, 8: None}
+    with Store(folder.path, keep=2, keep_best=2) as store:
+        for step, loss in losses.items():
+            store.save(step, jax.tree.map(lambda p, step=step: p * step, parameters), eval_loss=loss)
     return path
 
 
@@ -47,16 +48,52 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_parameters_come_back_bit_for_bit_on_any_mesh(saved: Path, mesh: tuple[int, int, int]):
     definition, shardings = on_mesh(*mesh)
     with Store(saved) as store:
-        assert store.latest_step() == 5
+        assert store.latest_step() == 8
         restored = store.restore_parameters(abstract_parameters(definition.shapes, shardings, np.float32))
-    expected = jax.tree.map(lambda p: p * 5, jax.jit(definition.initialise, static_argnums=0)(0))
+    expected = jax.tree.map(lambda p: p * 8, jax.jit(definition.initialise, static_argnums=0)(0))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(jax.device_get(a), b), restored, expected)
     placed = jax.tree.map(lambda leaf, place: leaf.sharding.is_equivalent_to(place, leaf.ndim), restored, shardings)
     assert all(jax.tree.leaves(placed))
 
 
-def test_only_the_newest_are_kept(saved: Path):
-    assert sorted(step.name for step in saved.glob("[0-9]*")) == ["2", "5"]
+def test_the_newest_and_the_best_are_kept(saved: Path):
+    assert sorted(step.name for step in saved.glob("[0-9]*")) == ["4", "6", "7", "8"]  # 4 is as good as 2, and newer
+
+
+@pytest.mark.parametrize(("name", "step"), [("", 8), ("best", 6), ("4", 4)])
+def test_a_step_is_chosen_by_the_end_of_the_path(saved: Path, name: str, step: int):
+    for path in (saved / name, saved.parent / name):
+        folder = CheckpointFolder.open(path)
+        assert folder.path == saved
+        definition, shardings = on_mesh(1, 8, 1)
+        with Store(folder.path) as store:
+            assert store.find(folder.step) == step
+            restored = store.restore_parameters(
+                abstract_parameters(definition.shapes, shardings, np.float32), folder.step
+            )
+        np.testing.assert_array_equal(restored["final_norm"]["scale"], np.full(MODEL.hidden_size, step, np.float32))
+
+
+def test_a_step_that_is_not_there_is_refused(saved: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"3: expected a saved step; found none among 4, 6, 7, 8\. .*/8\."):
+        find(saved / "3")
+    with pytest.raises(UserError, match="no such folder"):
+        CheckpointFolder.open(saved / "worst")
+    with pytest.raises(UserError, match="no such folder"):
+        CheckpointFolder.open(tmp_path / "best")
+    copy = tmp_path / "copy"
+    shutil.copytree(saved, copy, ignore=shutil.ignore_patterns("metrics", "4", "7", "8"))
+    with pytest.raises(UserError, match=r"best: expected a save with a held-out loss; found none among 6\. .*/6\."):
+        find(copy / "best")
+    shutil.rmtree(copy / "6")
+    with pytest.raises(UserError, match="at least one saved step"):
+        find(copy / "best")
+
+
+def find(path: Path) -> int:
+    folder = CheckpointFolder.open(path)
+    with Store(folder.path) as store:
+        return store.find(folder.step)
 
 
 def test_the_work_directory_stands_for_its_checkpoints(saved: Path):
@@ -126,13 +163,13 @@ def test_a_damaged_step_is_refused(saved: Path, tmp_path: Path, damage: str):
     copy = tmp_path / "copy"
     shutil.copytree(saved, copy)
     if damage == "cut":
-        largest = max((copy / "5" / "parameters").rglob("*"), key=lambda path: path.stat().st_size)
+        largest = max((copy / "8" / "parameters").rglob("*"), key=lambda path: path.stat().st_size)
         os.truncate(largest, 1000)
     else:
-        shutil.rmtree(copy / "5" / "parameters")
+        shutil.rmtree(copy / "8" / "parameters")
     definition, shardings = on_mesh(1, 8, 1)
     with (
-        pytest.raises(UserError, match=r"copy/5: expected a whole checkpoint.*one before") as caught,
+        pytest.raises(UserError, match=r"copy/8: expected a whole checkpoint.*one before") as caught,
         Store(copy) as store,
     ):
         store.restore_parameters(abstract_parameters(definition.shapes, shardings, np.float32))

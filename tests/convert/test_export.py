@@ -105,9 +105,9 @@ def test_a_description_of_the_tokenizer_stays(write_folder: Write, tmp_path: Pat
         "bos_token": "<s>",
         "eos_token": "</s>",
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "chat_template": "{{x}}",
     }
     (source / "tokenizer_config.json").write_text(json.dumps(said))
+    (source / "chat_template.jinja").write_text("{{x}}")
     out = export_checkpoint(import_checkpoint(source, tmp_path / "imported").path, tmp_path / "out")
     assert (out / "tokenizer_config.json").read_bytes() == (source / "tokenizer_config.json").read_bytes()
     assert transformers.AutoTokenizer.from_pretrained(out).chat_template == "{{x}}"
@@ -190,8 +190,9 @@ def test_what_was_trained_is_exported_without_its_padding(tmp_path: Path) -> Non
         for step in (1, 7):
             store.save(step, jax.tree.map(lambda leaf, step=step: leaf * step, parameters))
     found = read_folder(export_checkpoint(tmp_path / "work", tmp_path / "out"))
-    wanted = 7 * np.asarray(parameters["layers"]["mlp"]["up"])[1].T
-    np.testing.assert_array_equal(found["model.layers.1.mlp.up_proj.weight"], wanted)
+    name, saved = "model.layers.1.mlp.up_proj.weight", np.asarray(parameters["layers"]["mlp"]["up"])[1].T
+    np.testing.assert_array_equal(found[name], 7 * saved)
+    np.testing.assert_array_equal(open_source(tmp_path / "work" / "1").read(name), saved)
     files = json.loads((tmp_path / "out" / "certificate.json").read_text())["files"]
     assert {"name": "model.json", "sha256": sha256_file(folder.path / "model.json")} in files
     assert not any(file["name"].startswith("1/") for file in files)

@@ -66,6 +66,17 @@ def test_a_mesh_changes_nothing(definition, parameters, generator):
     assert on_mesh.continuations(PROMPTS, sampling) == generator.continuations(PROMPTS, sampling)
 
 
+def test_other_weights_are_used_at_once_and_nothing_is_compiled_anew(definition, generator):
+    sampling = Sampling(temperature=0.0, max_new_tokens=12)
+    others = definition.initialise(4)
+    before = generator.continuations(PROMPTS, sampling)
+    compiled = generator._prefill._cache_size(), generator._decode._cache_size()
+    on_others = generator.on(others).continuations(PROMPTS, sampling)
+    assert (generator._prefill._cache_size(), generator._decode._cache_size()) == compiled
+    assert on_others[0] == by_whole_passes(definition, others, PROMPTS[0], 12)[: len(on_others[0])]
+    assert on_others != before == generator.continuations(PROMPTS, sampling)
+
+
 def test_draws_depend_on_the_seed_and_the_prompts_number_alone(generator):
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=10, seed=4)
     together = generator.continuations(PROMPTS, sampling)

@@ -1,9 +1,11 @@
 """How tests start several processes that find each other over loopback."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 _LIMIT_SECONDS = 240
 
@@ -20,8 +22,9 @@ def environment(address: str, count: int, index: int, **more: str) -> dict[str, 
     return os.environ | places | more
 
 
-def run_together(count: int, *arguments: str, **more: str) -> list[tuple[int, str]]:
-    """Exit code and standard error of each of `count` processes of `python ARGUMENTS`."""
+@contextlib.contextmanager
+def started(count: int, *arguments: str, **more: str) -> Iterator[list[subprocess.Popen]]:
+    """`count` processes of `python ARGUMENTS`; none outlives the block."""
     address = f"127.0.0.1:{free_port()}"
     processes = [
         subprocess.Popen(
@@ -34,8 +37,19 @@ def run_together(count: int, *arguments: str, **more: str) -> list[tuple[int, st
         for index in range(count)
     ]
     try:
-        said = [process.communicate(timeout=_LIMIT_SECONDS)[1] for process in processes]
-        return [(process.returncode, err) for process, err in zip(processes, said, strict=True)]
+        yield processes
     finally:
         for process in processes:
             process.kill()
+
+
+def ends_of(processes: list[subprocess.Popen]) -> list[tuple[int, str]]:
+    """Exit code and standard error of each, when all have ended."""
+    said = [process.communicate(timeout=_LIMIT_SECONDS)[1] for process in processes]
+    return [(process.returncode, err) for process, err in zip(processes, said, strict=True)]
+
+
+def run_together(count: int, *arguments: str, **more: str) -> list[tuple[int, str]]:
+    """Exit code and standard error of each of `count` processes of `python ARGUMENTS`."""
+    with started(count, *arguments, **more) as processes:
+        return ends_of(processes)

@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -25,3 +26,11 @@ def test_the_loader_is_timed(tmp_path):
     prepare(Request((SEED_TASKS,), TOKENIZER, seq_len=256), tmp_path / "data")
     said = run("bench_loader.py", f"--data={tmp_path / 'data'}", "--seconds=0.2", "--rounds=1")
     assert re.search(r"rows of 256, batches of 8: median \d+\.\d M places/s, \d+\.\d M tokens/s", said)
+
+
+def test_attention_is_checked_and_timed():
+    said = run("bench_attention.py", "--shapes=2x256x4x2x16", "--rounds=1", "--seconds=0.01", "--json")
+    lines = {line["kernel"]: line for line in json.loads(said)["results"]}
+    assert 0 < lines["xla"]["error"] < 0.03
+    assert lines["xla"]["milliseconds"] > 0
+    assert "found cpu" in lines["splash"]["remark"]

@@ -20,9 +20,9 @@ from alpaca_jax.data.preparation import Request, prepare
 from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.model.definition import define
 from tests.programs import run, the_one_line
+from tests.runs import RATES, TIMED, lines_of
 
 CONFIG = "configs/tiny.py:cpu"
-TIMED = ("tokens_per_second", "mfu")  # the only values of a line that depend on the clock
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,6 @@ def flags(data: Path, workdir: Path, *more: str) -> list[str]:
         "--config.samples.max_new_tokens=4",
         *more,
     ]
-
-
-def lines_of(path: Path, without: tuple[str, ...] = ()) -> list[dict]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in without} for line in lines]
 
 
 def byte_level_tokenizer(size: int) -> str:
@@ -81,10 +76,11 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_it_promises(finished: Path, data: Path):
     metrics = lines_of(finished / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, 9))
-    names = ["step", "loss", "grad_norm", "learning_rate", "target_tokens", "tokens", "tokens_per_second", "mfu"]
+    names = ["step", "loss", "grad_norm", "learning_rate", "target_tokens", "tokens", *RATES]
+    names += ["device_memory_gib", "input_wait_seconds", "seconds", "goodput"]
     assert all(list(line) == names for line in metrics)
     assert metrics[-1]["loss"] < metrics[0]["loss"]
-    assert [line["step"] for line in lines_of(finished / "evaluations.jsonl")] == [0, 4, 8]
+    assert [line["step"] for line in lines_of(finished / "evaluations.jsonl")] == [0, 3, 4, 6, 8]
     samples = lines_of(finished / "samples.jsonl")
     assert [line["step"] for line in samples] == [0, 8]
     assert len(samples[0]["answers"]) == 5

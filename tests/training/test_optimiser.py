@@ -10,7 +10,7 @@ import pytest
 
 from alpaca_jax.model.definition import define
 from alpaca_jax.training.config import default_config
-from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser, num_updates
+from alpaca_jax.training.optimiser import batch_rules, learning_rate_schedule, make_optimiser, num_updates
 from tests.models import SMALL
 
 
@@ -34,6 +34,36 @@ def test_other_schedules_end_where_they_say(name: str, end: float):
     schedule = learning_rate_schedule(config, 100)
     assert float(schedule(3)) == pytest.approx(2e-5)
     assert float(schedule(100)) == pytest.approx(end)
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant"])
+def test_each_update_has_the_learning_rate_that_transformers_gives_it(name: str):
+    import torch
+    from transformers import get_scheduler
+
+    config = default_config()
+    config.optimizer.schedule, config.optimizer.warmup_fraction = name, 0.08
+    updates, warmup = 40, 4  # 8% of 40, rounded up
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=config.optimizer.learning_rate)
+    scheduler = get_scheduler(
+        "constant_with_warmup" if name == "constant" else name,
+        theirs,
+        num_warmup_steps=warmup,
+        num_training_steps=updates,
+    )
+    schedule = learning_rate_schedule(config, updates)
+    for update in range(updates):
+        assert float(schedule(update)) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-5, abs=1e-12), update
+        theirs.step()
+        scheduler.step()
+
+
+def test_the_rules_for_another_batch_are_told():
+    config = default_config()
+    config.train.batch_rows = 8
+    update, learning_rate = batch_rules(config, 512, {"rows": 100, "kept": 400, "tokens": 50_000})
+    assert update == "an update: 8 rows of 512 ≈ 32 examples (the original's: 128), 4,000 tokens"
+    assert "scaled to this batch: 1e-05 by the square root, 5e-06 linearly" in learning_rate
 
 
 def test_decay_and_clipping():
