@@ -58,13 +58,11 @@ def test_it_fits(name: str, target: str):
 
 def _check_what_fsdp_sends(compiled, parameters: int, fsdp: int, config) -> None:
     """Weights in bfloat16, gathered for the way forward and for the way back, and their gradients scattered; of the
-    activations, which would be as much again, nothing. Where memory is short, the compiler gathers a third time rather
-    than hold what it has."""
+    activations, which would be as much again, nothing."""
     sent = dict.fromkeys(("all-gather", "reduce-scatter", "all-reduce"), 0.0)
     for one in compiled.collectives:
         sent[one.kind] += one.sent()
     once = config.train.microbatches * 2 * parameters * (fsdp - 1) / fsdp
-    is_short = compiled.peak > 0.9 * compiled.limit
-    assert 1.7 * once < sent["all-gather"] < (3.1 if is_short else 2.1) * once
+    assert 1.7 * once < sent["all-gather"] < 2.1 * once
     assert 0.9 * once < sent["reduce-scatter"] < 1.2 * once
     assert sent["all-reduce"] < 0.02 * once
