@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 
 # When the run is over, or has died, wandb has this long to send what it still has.
 SECONDS_TO_FINISH = 60
@@ -18,6 +20,7 @@ def main() -> None:
     taken = os.dup(1)
     os.dup2(2, 1)  # whatever wandb prints goes where errors go, which is a file
     options = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
 
     import wandb
 
@@ -28,6 +31,14 @@ def main() -> None:
         os.write(taken, b".")
     signal.alarm(SECONDS_TO_FINISH)
     run.finish()
+
+
+def _end_after(parent: int) -> None:
+    """Ends this process some time after its parent: a wandb that hangs never comes to the end of standard input."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    time.sleep(SECONDS_TO_FINISH)
+    os._exit(1)
 
 
 if __name__ == "__main__":

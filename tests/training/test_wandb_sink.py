@@ -1,9 +1,12 @@
 """Weights & Biases gets what it takes in time; whatever else it does, the run neither waits nor fails."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from alpaca_jax.support.errors import UserError
@@ -70,3 +73,29 @@ def test_it_is_asked_for_only_where_it_is_installed(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(wandb_sink.sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"^config\.logging\.wandb_project: expected the package wandb.*extra 'wandb'"):
         require_wandb()
+
+
+PARENT = """
+import subprocess, sys, time
+child = "import alpaca_jax.training.wandb_process as w; w.SECONDS_TO_FINISH = 0; w.main()"
+process = subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE)
+process.stdin.write(b"{}\\n")
+process.stdin.flush()
+print(process.pid, flush=True)
+time.sleep(1e6)
+"""
+
+
+def test_a_sink_that_hangs_does_not_outlive_a_killed_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    began = f"open({str(tmp_path / 'began')!r}, 'w').close()"
+    fake_wandb(BLOCKS.replace("    time", f"    {began}\n    time"), tmp_path / "fake", monkeypatch)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        while not (tmp_path / "began").exists():
+            assert child.is_running()
+            time.sleep(0.05)
+        parent.kill()
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running()
