@@ -15,6 +15,9 @@ PROGRAMS = {
     "plan": "will it fit, how long, what cost",
     "train": "fine-tune, or go on with it",
     "generate": "answers from a checkpoint",
+    "serve": "an OpenAI-compatible server, with a page to try it",
+    "watermark": "a key, and whether a text bears its mark",
+    "evaluate": "blind comparisons, votes, win rates; what a data set is about",
 }
 
 

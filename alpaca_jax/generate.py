@@ -1,8 +1,10 @@
-"""`python -m alpaca_jax.generate`: a checkpoint answers a prompt, or a file of them."""
+"""`python -m alpaca_jax.generate`: a checkpoint answers a prompt, a file of them, or a person in the terminal."""
 
 import argparse
+import contextlib
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ from alpaca_jax.support.program import Flags, run_program
 
 if TYPE_CHECKING:
     from alpaca_jax.data.instructions import Record
+    from alpaca_jax.generation.engine import Engine
+    from alpaca_jax.generation.sampling import Sampling
 
 _DESCRIPTION = """\
 A checkpoint answers.
@@ -19,10 +23,16 @@ A checkpoint answers.
   python -m alpaca_jax.generate --checkpoint=DIR --instruction="Name the capital of Kenya."
   python -m alpaca_jax.generate --checkpoint=DIR --prompt="The capital of Kenya is" --temperature=0
   python -m alpaca_jax.generate --checkpoint=DIR --input=questions.jsonl --out=answers.jsonl
+  python -m alpaca_jax.generate --checkpoint=DIR --chat
+
+In a chat Ctrl-C ends an answer; where none is under way, it ends the chat.
 """
 
 # One prompt may be this long, in characters; a longer one is a mistake that would only fill the memory.
 _LONGEST_PROMPT = 1_000_000
+
+# Answers to a file's prompts that are made together.
+_SLOTS = 8
 
 
 def main() -> None:
@@ -33,13 +43,27 @@ def main() -> None:
         raise UserError(values.out, expected="a folder to write in", found="none", remedy="create it first")
 
     from alpaca_jax.generation.sampling import Sampling
+    from alpaca_jax.generation.watermark_files import read_watermark
 
-    sampling = Sampling(values.temperature, values.top_p, values.max_new_tokens, values.seed)
+    sampling = Sampling(
+        values.temperature,
+        values.top_p,
+        values.max_new_tokens,
+        values.seed,
+        top_k=values.top_k,
+        repetition_penalty=values.repetition_penalty,
+        stop=tuple(values.stop),
+    )
+    watermark = read_watermark(values.watermark_key) if values.watermark_key else None
 
     from alpaca_jax.generation.load import load_generator
     from alpaca_jax.support.progress import ProgressBar
 
-    generator = load_generator(values.checkpoint, values.dtype, values.template)
+    slots = _SLOTS if values.out else 1
+    generator = load_generator(values.checkpoint, values.dtype, values.template, slots=slots, watermark=watermark)
+    if values.chat:
+        _chat(generator.engine, sampling)
+        return
     if not values.out:
         print(generator.answer(prompts, sampling)[0])
         return
@@ -50,6 +74,19 @@ def main() -> None:
         for record, answer in zip(records, answers, strict=True)
     )
     write_text_atomic(values.out, "".join(line + "\n" for line in lines))
+
+
+def _chat(engine: "Engine", sampling: "Sampling") -> None:
+    from alpaca_jax.generation.chat import converse
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  (lines can then be edited)
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    converse(engine, sampling, lambda: input("> " if sys.stdin.isatty() else ""), write)
 
 
 def _flags() -> Flags:
@@ -68,12 +105,21 @@ def _flags() -> Flags:
         "--input", metavar="FILE", help='JSON lines {"prompt": …} (as it is), {"instruction": …} or {"messages": […]}'
     )
     flags.add_argument("--out", metavar="FILE", help="where the lines of --input go, with `output` added")
+    flags.add_argument("--chat", action="store_true", help="talk in the terminal, turn by turn")
     flags.add_argument("--temperature", type=float, default=0.7, metavar="T", help="0: greedy (default: %(default)s)")
     flags.add_argument("--top_p", type=float, default=0.9, metavar="P", help="nucleus (default: %(default)s)")
+    flags.add_argument("--top_k", type=int, default=0, metavar="K", help="among the K likeliest (default: all)")
+    flags.add_argument(
+        "--repetition_penalty", type=float, default=1.0, metavar="R", help="of tokens there already (default: none)"
+    )
+    flags.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer; may be repeated")
     flags.add_argument("--max_new_tokens", type=int, default=600, metavar="N", help="(default: %(default)s)")
     flags.add_argument("--seed", type=int, default=0, metavar="S", help="of the draws (default: %(default)s)")
     flags.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="arithmetic (default: bfloat16, on a CPU float32)"
+        "--dtype", choices=("float32", "bfloat16", "int8"), help="of weights (default: bfloat16, on a CPU float32)"
+    )
+    flags.add_argument(
+        "--watermark_key", metavar="FILE", help="mark the answers with the key that `watermark key` made"
     )
     return flags
 
@@ -81,13 +127,16 @@ def _flags() -> Flags:
 def _read(values: argparse.Namespace) -> "tuple[list[str | Record], list[dict]]":
     """The prompts, and the records that they come from."""
     given = [name for name in ("instruction", "prompt", "input") if getattr(values, name) is not None]
+    given += ["chat"] if values.chat else []
     if len(given) != 1 or (given == ["input"]) != (values.out is not None):
         raise UserError(
             "flags",
-            expected="one of --instruction, --prompt, or --input together with --out",
+            expected="one of --instruction, --prompt, --chat, or --input together with --out",
             found=", ".join(f"--{name}" for name in [*given, *(["out"] if values.out else [])]) or "none",
             remedy="see `--help`",
         )
+    if values.chat:
+        return [], []
     if values.instruction is not None:
         return [_prompt_of({"instruction": values.instruction, "input": values.context}, "--instruction")], [{}]
     if values.prompt is not None:

@@ -5,22 +5,14 @@ goes on from these and pays for nothing twice. The key is OPENAI_API_KEY in the 
 """
 
 import argparse
-from decimal import Decimal, InvalidOperation
-from functools import partial
 from pathlib import Path
 
+from alpaca_jax.remote.connection import add_connection_flags, take_connection
 from alpaca_jax.support.program import Flags, print_json, run_program
 
 _EXAMPLE = """
 example: … --seeds=seed_tasks.jsonl --out=new.jsonl --num=1000 --model=gpt-4o-mini --budget_usd=5
 """
-
-
-def _dollars(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an amount") from error
 
 
 def _flags() -> Flags:
@@ -29,7 +21,6 @@ def _flags() -> Flags:
         usage="%(prog)s --seeds=FILE --out=FILE.jsonl --num=N --model=NAME [flags]",
         description=__doc__,
         epilog=_EXAMPLE,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, width=120, max_help_position=30),
         argument_default=argparse.SUPPRESS,
     )
     add = flags.add_argument
@@ -37,7 +28,6 @@ def _flags() -> Flags:
     add("--out", metavar="FILE.jsonl", type=Path, required=True, help="new records; run again, it goes on")
     add("--num", metavar="N", type=int, required=True, help="how many records")
     add("--model", metavar="NAME", required=True, help="the server's name of the model")
-    add("--base_url", metavar="URL", help="the server, up to /v1 (default: OPENAI_BASE_URL, else OpenAI's)")
     add(
         "--api",
         choices=["chat", "completions"],
@@ -57,20 +47,12 @@ def _flags() -> Flags:
     add("--near", metavar="F", type=float, help="ROUGE-L F of near-duplicates (default 0.7)")
     add("--judge", metavar="NAME", help="model that scores each record from 1 to 10")
     add("--judge_min", metavar="S", type=int, help="drop records with a lower score")
-    add("--budget_usd", metavar="B", type=_dollars, help="the most to spend, earlier runs of this OUT included")
     add("--dry_run", metavar="K", nargs="?", type=int, const=3, help="make only K requests (3) and predict the cost")
-    add("--prices", metavar="FILE", type=Path, help="prices by model, as alpaca_jax/self_instruct/prices.toml")
-    add("--price_in", metavar="USD", type=_dollars, help="of a million tokens of prompts, with")
-    add("--price_out", metavar="USD", type=_dollars, help="of a million tokens of answers")
-    add("--concurrency", metavar="N", type=int, help="requests in flight (default 8)")
-    add("--requests_per_minute", metavar="N", type=float, help="limit of the server")
-    add("--tokens_per_minute", metavar="N", type=float, help="limit of the server")
-    add("--timeout", metavar="SECONDS", type=float, help="for one answer (default 300)")
-    add("--attempts", metavar="N", type=int, help="times that a request is sent before it is given up (default 6)")
     add("--seed", metavar="N", type=int, help="of the random choices (default 0)")
     add("--temperature", metavar="T", type=float, help="of the model (default 1), and")
     add("--top_p", metavar="P", type=float, help="its nucleus (default 1)")
     add("--max_tokens", metavar="N", type=int, help="of an answer (default 3072)")
+    add_connection_flags(flags)
     add("--json", action="store_true", default=False, help="print counts and cost as one JSON object")
     return flags
 
@@ -83,7 +65,7 @@ def main() -> int | None:
     from alpaca_jax.self_instruct.run import make
     from alpaca_jax.self_instruct.settings import Settings
 
-    report = make(Settings(**values))
+    report = make(Settings(connection=take_connection(values), **values))
     if as_json:
         print_json(report)
         return 0

@@ -19,6 +19,8 @@ from jaxtyping import install_import_hook
 _CHECKED = ("model.rope", "model.attention", "model.cache", "model.llama", "training.loss", "generation.sampling")
 install_import_hook([f"alpaca_jax.{name}" for name in _CHECKED], "beartype.beartype")
 
+pytest_plugins = ["tests.browser"]  # the fixture `open_page`
+
 
 @pytest.fixture(scope="session")
 def packed_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import jax
@@ -36,6 +37,14 @@ def train_flags(data: Path, workdir: Path, *more: str) -> list[str]:
 def lines_of(path: Path, without: tuple[str, ...] = ()) -> list[dict]:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in without} for line in lines]
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    """Returns when a run has written so many lines."""
+    deadline = time.monotonic() + 240
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def fake_wandb(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

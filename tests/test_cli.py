@@ -26,20 +26,33 @@ def test_help_is_one_screen_and_starts_nothing_heavy(name: str):
     assert max(map(len, ended.stdout.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("name", [name for name in PROGRAMS if name != "convert"])
-def test_an_unknown_flag_is_one_line_with_the_nearest(name: str):
-    known = {
-        "audit": "--input=a",
-        "plan": "--config=configs/alpaca_7b.py:a100x8",
-        "prepare": "--input=a --tokenizer=b --seq_len=8 --out=c",
-        "show": "--data=a",
-        "train": "--config=configs/tiny.py --workdir=b",
-        "generate": "--checkpoint=a --prompt=b",
-        "selfinstruct": "--out=b.jsonl --seeds=a --num=1 --model=m",
-    }[name]
-    first, *others = known.split()
-    flag, value = first.split("=")
-    assert f"Did you mean '{flag}'" in the_one_line(name, f"{flag[:-1]}z={value}", *others)
+# A call of each program as it should be.
+CALLS = [
+    "audit --input=a",
+    "convert export --checkpoint=a --out=b",
+    "evaluate pair --answers=a --baseline=b --out=c",
+    "generate --checkpoint=a --prompt=b",
+    "plan --config=configs/alpaca_7b.py:a100x8",
+    "prepare --input=a --tokenizer=b --seq_len=8 --out=c",
+    "selfinstruct --out=b.jsonl --seeds=a --num=1 --model=m",
+    "serve --checkpoint=a",
+    "show --data=a",
+    "train --config=configs/tiny.py --workdir=b",
+    "watermark detect --input=a --key=b --tokenizer=c",
+]
+
+
+def test_there_is_a_call_of_each():
+    assert {call.split()[0] for call in CALLS} == PROGRAMS.keys()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_unknown_flag_is_one_line_with_the_nearest(call: str):
+    name, *words = call.split()
+    place = next(number for number, word in enumerate(words) if word.startswith("--"))
+    flag, value = words[place].split("=")
+    words[place] = f"{flag[:-1]}z={value}"
+    assert f"Did you mean '{flag}'" in the_one_line("convert.__main__" if name == "convert" else name, *words)
 
 
 def test_the_script_lists_and_refuses():

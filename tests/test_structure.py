@@ -11,6 +11,7 @@ PACKAGE = Path("alpaca_jax")
 ORDER = [
     "support",
     "data",
+    "remote",
     "self_instruct",
     "parallel",
     "model",
@@ -19,6 +20,8 @@ ORDER = [
     "training",
     "planning",
     "convert",
+    "serving",
+    "evaluation",
 ]
 # Parts that do not meet although they stand in a line.
 NEVER = {
@@ -27,6 +30,13 @@ NEVER = {
     ("convert", "training"),
     ("convert", "generation"),
     ("convert", "planning"),
+    ("evaluation", "training"),
+    ("evaluation", "planning"),
+    ("evaluation", "convert"),
+    ("serving", "training"),
+    ("serving", "planning"),
+    ("serving", "convert"),
+    ("serving", "evaluation"),
 }
 
 # Packages of extras, and the modules that may import them.
@@ -34,6 +44,10 @@ OPTIONAL = {
     "torch": {"alpaca_jax/convert/torch_files.py"},
     "transformers": {"alpaca_jax/convert/verify.py"},
     "wandb": {"alpaca_jax/training/wandb_process.py"},
+    "gradio": {f"alpaca_jax/serving/{name}.py" for name in ("demo", "demo_page", "demo_panel")},
+    "statsmodels": {"alpaca_jax/evaluation/statistics.py", "alpaca_jax/evaluation/ranking.py"},
+    "krippendorff": {"alpaca_jax/evaluation/statistics.py"},
+    "spacy": {"alpaca_jax/evaluation/diversity_verbs.py"},
 }
 
 

@@ -1,6 +1,7 @@
 """How fast `prepare` is, side by side with the original's way of tokenising, and how much memory it takes.
 
 python tools/bench_prepare.py --input=FILE --tokenizer=MODEL [--records=52002] [--seq_len=512] [--rounds=3]
+python tools/bench_prepare.py --input=FILE --tokenizer=MODEL --original_python=PYTHON
 python tools/bench_prepare.py --input=FILE --tokenizer=MODEL --records=1000000 --rounds=0
 
 The file is repeated until there are enough records; in each copy some words of the answers are new, more than further
@@ -9,12 +10,21 @@ of their own, by turns. Two times are taken: of the whole program, which for `pr
 and of tokenising and packing alone, from the opening of the file until all rows are in memory, packages imported.
 
 The original's way, made again from its description: load the JSON, fill in the template, tokenise each prompt with its
-answer and each prompt alone, one by one, with the slow tokenizer (Python over SentencePiece; in transformers 5 that is
-`SentencePieceBackend`, in its legacy manner), mask the prompts, and pad batches of 128. It keeps nothing, so it does
-this at every start of a training. It needs the extra `torch`.
+answer and each prompt alone, one by one, with the slow tokenizer (Python over SentencePiece), mask the prompts, and pad
+batches of 128. It keeps nothing, so it does this at every start of a training. It needs the extra `torch`.
+
+Its slow tokenizer is that of the transformers installed here (in version 5 `SentencePieceBackend`, in its legacy
+manner). `--original_python` names an interpreter in whose environment are the packages of the original's time, and has
+it run there as well:
+
+    pip install transformers==4.28.1 sentencepiece==0.1.98 'protobuf<4' 'numpy<2' torch
+
+With today's sentencepiece, transformers 4.28.1 takes as long as version 5 does; with its own, half as long again.
 """
 
+import argparse
 import json
+import os
 import random
 import resource
 import statistics
@@ -23,6 +33,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +56,7 @@ def main() -> int | None:
     flags.add_argument("--seq_len", metavar="N", type=int, default=512, help="tokens in a row (default 512)")
     flags.add_argument("--rounds", metavar="N", type=int, default=3, help="runs of each way; 0: ours alone, once")
     ways = {"original": tokenise_as_the_original, "ours": tokenise_and_pack}
+    flags.add_argument("--original_python", metavar="PYTHON", help="also run the original with this interpreter")
     flags.add_argument("--way", choices=list(ways), help="only run this way, on the file as it is")
     values = flags.parse()
     if values.way:
@@ -53,27 +66,48 @@ def main() -> int | None:
         records = Path(folder) / "records.json"
         make_records(values.input, records, values.records)
         common = [f"--input={records}", f"--tokenizer={values.tokenizer}", f"--seq_len={values.seq_len}"]
-        times: dict[str, list[float]] = {name: [] for name in ("prepare", "original, whole", "ours", "original")}
+        times = Times()
         for turn in range(max(1, values.rounds)):
             out = Path(folder) / f"packed{turn}"
             prepare = [sys.executable, "-m", "alpaca_jax.prepare", *common, f"--out={out}", "--json"]
             seconds, said, printed = run(prepare)
-            times["prepare"].append(seconds)
+            times.whole["prepare"].append(seconds)
             print(f"prepare   {said}  {json.loads(printed.splitlines()[-1])}", flush=True)
-            for way in ways if values.rounds else ():
-                seconds, said, printed = run([sys.executable, __file__, f"--way={way}", *common])
-                times[way].append(float(printed.splitlines()[-1]))
-                print(f"{way:9} {said}  of which tokenising and packing {times[way][-1]:.2f} s", flush=True)
-                if way == "original":
-                    times["original, whole"].append(seconds)
+            for way, python in runs_of_each_round(values):
+                seconds, said, printed = run([python, __file__, f"--way={way}", *common])
+                alone, _, versions = printed.splitlines()[-1].partition(" ")
+                print(f"{way:9} {said}  of which tokenising and packing {float(alone):.2f} s {versions}", flush=True)
+                name = f"{way} {versions}".strip()
+                times.whole[name].append(seconds)
+                times.alone[name].append(float(alone))
     if values.rounds:
-        for title, fast, slow in (
-            ("whole programs", "prepare", "original, whole"),
-            ("tokenising and packing", "ours", "original"),
-        ):
-            ours_s, original_s = statistics.median(times[fast]), statistics.median(times[slow])
-            print(f"{title}, medians: {ours_s:.2f} s, original {original_s:.2f} s: {original_s / ours_s:.1f}×")
+        times.compare()
     return 0
+
+
+def runs_of_each_round(values: argparse.Namespace) -> list[tuple[str, str]]:
+    """The ways, each with the interpreter that is to run it."""
+    pythons = filter(None, (sys.executable, values.original_python))
+    return [("ours", sys.executable), *(("original", python) for python in pythons)] if values.rounds else []
+
+
+class Times:
+    """The seconds of all runs, by name: of whole programs, and of tokenising and packing alone."""
+
+    def __init__(self) -> None:
+        self.whole: defaultdict[str, list[float]] = defaultdict(list)
+        self.alone: defaultdict[str, list[float]] = defaultdict(list)
+
+    def compare(self) -> None:
+        """Prints the medians of each original beside ours."""
+        for title, times, ours in (
+            ("whole programs", self.whole, "prepare"),
+            ("tokenising and packing", self.alone, "ours"),
+        ):
+            fast = statistics.median(times[ours])
+            for name in (name for name in times if name.startswith("original")):
+                slow = statistics.median(times[name])
+                print(f"{title}, medians: {fast:.2f} s, {name} {slow:.2f} s: {slow / fast:.1f}×")
 
 
 def make_records(source: str | Path, target: Path, count: int) -> None:
@@ -107,7 +141,8 @@ def run(command: list[str]) -> tuple[float, str, str]:
 
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         peak = 0
         ended = threading.Event()
 
@@ -158,19 +193,31 @@ def tokenise_and_pack(path: str, tokenizer: str, seq_len: int) -> float:
         return time.perf_counter() - start
 
 
-def tokenise_as_the_original(path: str, tokenizer: str, seq_len: int) -> float:
-    """What the original does before its first update, and its padding; seconds."""
+def slow_tokenizer(path: str) -> Any:
+    """The slow tokenizer of the transformers that is installed, with the special tokens that the original gives it."""
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "[PAD]"}
+    if version("transformers").startswith("4."):
+        from transformers import LlamaTokenizer
+
+        slow = LlamaTokenizer(path)
+        slow.add_special_tokens(special)
+        return slow
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+    return SentencePieceBackend(vocab_file=path, legacy=True, **special)
+
+
+def tokenise_as_the_original(path: str, tokenizer: str, seq_len: int) -> str:
+    """What the original does before its first update, and its padding; seconds, and with which packages."""
     import copy
 
     import torch
-    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+    import transformers  # noqa: F401  its import is not timed
 
     from alpaca_jax.data.prompt import render_prompt
 
     start = time.perf_counter()
-    slow = SentencePieceBackend(
-        vocab_file=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="[PAD]", legacy=True
-    )
+    slow = slow_tokenizer(tokenizer)
     with open(path, encoding="utf-8") as file:
         records = json.load(file)
     prompts = [render_prompt(record["instruction"], record["input"]) for record in records]
@@ -191,7 +238,8 @@ def tokenise_as_the_original(path: str, tokenizer: str, seq_len: int) -> float:
     for first in range(0, len(inputs), _BATCH):
         for rows, padding in ((inputs, slow.pad_token_id), (labels, _IGNORED)):
             torch.nn.utils.rnn.pad_sequence(rows[first : first + _BATCH], batch_first=True, padding_value=padding)
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return f"{seconds} with " + ", ".join(f"{name} {version(name)}" for name in ("transformers", "sentencepiece"))
 
 
 if __name__ == "__main__":

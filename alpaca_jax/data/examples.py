@@ -1,10 +1,11 @@
 """From a record to the tokens a model is trained on, and the mask that says on which of them.
 
-n: tokens of one example.
+n: tokens of one example; P: pieces of all; T: tokens of all, end to end.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -91,17 +92,13 @@ def make_examples(
     Raises:
       UserError: the tokenizer has not got the template's special tokens.
     """
-    ids = special_ids(template, tokenizer)
-    batch = _Batch()
-    plans: list[_Plan | Dropped] = []
-    for record in records:
-        if any(not answer.strip() for answer in _answers(record)):
-            plans.append(Dropped("empty_output"))
-        else:
-            plans.append(_plan(template.segments(record), ids, batch, joined=tokenization == "stanford"))
+    batch = _Batch(special_ids(template, tokenizer))
+    answered = [all(map(str.strip, _answers(record))) for record in records]
+    segments = map(template.segments, itertools.compress(records, answered))
+    plans = [_plan(some, batch, joined=tokenization == "stanford") for some in segments]
     batch.encode(tokenizer)
-    room = seq_len if tokenization == "stanford" else seq_len + 1
-    return [plan if isinstance(plan, Dropped) else _example(plan, batch, room) for plan in plans]
+    made = iter(_examples(plans, batch, room=seq_len if tokenization == "stanford" else seq_len + 1))
+    return [next(made) if whole else Dropped("empty_output") for whole in answered]
 
 
 def encode_prompt(record: Record, tokenizer: Tokenizer, template: Template) -> list[int]:
@@ -110,8 +107,8 @@ def encode_prompt(record: Record, tokenizer: Tokenizer, template: Template) -> l
     Raises:
       UserError: the tokenizer has not got the template's special tokens.
     """
-    batch = _Batch()
-    plan = _plan(template.prompt(record), special_ids(template, tokenizer), batch, joined=False)
+    batch = _Batch(special_ids(template, tokenizer))
+    plan = _plan(template.prompt(record), batch, joined=False)
     batch.encode(tokenizer)
     return np.concatenate([batch.ids(piece) for piece in plan]).tolist()
 
@@ -158,15 +155,15 @@ class _Piece(NamedTuple):
     """Some tokens of an example: one special token, or a text of the batch by its number.
 
     Attributes:
-      id: of the special token.
+      trained: whether the tokens are trained.
+      special: the name of the special token.
       where: in what place the text stands.
       text: its number among the texts of that place.
-      trained: whether the tokens are trained.
       masked: the number of the text whose length in tokens is not trained after all.
     """
 
     trained: bool
-    id: int | None = None
+    special: str | None
     where: Where = "inside"
     text: int = -1
     masked: int | None = None
@@ -178,14 +175,16 @@ _Plan: TypeAlias = list[_Piece]
 class _Batch:
     """Texts to be tokenised, by the place in which they stand."""
 
-    def __init__(self) -> None:
+    def __init__(self, special_ids: Mapping[str, int]) -> None:
+        self._special = {name: np.array([id], np.int32) for name, id in special_ids.items()}
         self._texts: dict[Where, list[str]] = {"start": [], "after special": [], "inside": []}
         self._ids: dict[Where, list[np.ndarray]] = {}
 
     def add(self, text: str, where: Where) -> int:
         """Takes a text in; its number."""
-        self._texts[where].append(text)
-        return len(self._texts[where]) - 1
+        texts = self._texts[where]
+        texts.append(text)
+        return len(texts) - 1
 
     def encode(self, tokenizer: Tokenizer) -> None:
         """Tokenises what was taken in."""
@@ -193,54 +192,66 @@ class _Batch:
 
     def ids(self, piece: _Piece) -> np.ndarray:
         """The tokens of a piece, int32."""
-        return np.array([piece.id], np.int32) if piece.id is not None else self._ids[piece.where][piece.text]
+        return self._ids[piece.where][piece.text] if piece.special is None else self._special[piece.special]
 
-    def masked(self, piece: _Piece) -> int:
-        """How many of a trained piece's tokens, from its beginning, are not trained."""
-        return 0 if piece.masked is None else len(self._ids[piece.where][piece.masked])
+    def length(self, where: Where, text: int) -> int:
+        """How many tokens a text has."""
+        return len(self._ids[where][text])
 
 
-def _plan(segments: Iterable[Segment], ids: Mapping[str, int], batch: _Batch, joined: bool) -> _Plan:
+def _plan(segments: Iterable[Segment], batch: _Batch, joined: bool) -> _Plan:
     """Puts a record's texts into the batch. `joined`: an answer's text together with the prompt's before it."""
     plan: _Plan = []
     before: Segment | None = None
     for segment in segments:
-        if before is None and (not segment.special or segment.text != BOS):
+        text, special, trained = segment
+        if before is None and (not special or text != BOS):
             where: Where = "start"
-            if segment.special:
-                plan.append(_Piece(trained=False, where=where, text=batch.add("", where)))
+            if special:
+                plan.append(_Piece(False, None, where, batch.add("", where)))
         elif before is not None:
             where = "after special" if before.special else "inside"
-        if segment.special:
-            plan.append(_Piece(segment.trained, id=ids[segment.text]))
-        elif joined and segment.trained and before is not None and not before.special:
+        if special:
+            plan.append(_Piece(trained, text))
+        elif joined and trained and before is not None and not before.special:
             prompt = plan.pop()
-            whole = batch.add(before.text + segment.text, prompt.where)
-            plan.append(_Piece(trained=True, where=prompt.where, text=whole, masked=prompt.text))
+            whole = batch.add(before.text + text, prompt.where)
+            plan.append(_Piece(True, None, prompt.where, whole, masked=prompt.text))
         else:
-            plan.append(_Piece(segment.trained, where=where, text=batch.add(segment.text, where)))
+            plan.append(_Piece(trained, None, where, batch.add(text, where)))
         before = segment
     return plan
 
 
-def _example(plan: _Plan, batch: _Batch, room: int) -> Example | Dropped:
-    """The tokens of a plan and their mask, cut to the room there is."""
-    ids = [batch.ids(piece) for piece in plan]
-    tokens_n = np.concatenate(ids)
-    loss_mask_n = np.zeros(len(tokens_n), np.bool_)
-    end = 0
-    for piece, piece_ids in zip(plan, ids, strict=True):
-        start, end = end, end + len(piece_ids)
-        if piece.trained:
-            loss_mask_n[min(start + batch.masked(piece), end) : end] = True
-    truncated = len(tokens_n) > room
-    if truncated:
-        trained = np.flatnonzero(loss_mask_n[:room])
-        if not len(trained):
-            return Dropped("prompt_too_long")
-        length = trained[-1] + 1
-        tokens_n, loss_mask_n = tokens_n[:length], loss_mask_n[:length]
-    return Example(tokens_n, loss_mask_n, truncated)
+def _examples(plans: Sequence[_Plan], batch: _Batch, room: int) -> Iterator[Example | Dropped]:
+    """The tokens of each plan and their mask, cut to the room there is; made for all together, as numpy likes it."""
+    pieces = list(itertools.chain.from_iterable(plans))
+    if not pieces:
+        return
+    ids = list(map(batch.ids, pieces))
+    length_P = np.array(list(map(len, ids)))
+    end_P = np.cumsum(length_P)
+    tokens_T = np.concatenate(ids)
+    loss_mask_T = np.repeat([piece.trained for piece in pieces], length_P)
+    for number, piece in enumerate(pieces):
+        if piece.masked is not None:
+            start = end_P[number] - length_P[number]
+            loss_mask_T[start : min(start + batch.length(piece.where, piece.masked), end_P[number])] = False
+    start = 0
+    for end in end_P[np.cumsum(list(map(len, plans))) - 1].tolist():
+        yield _cut(tokens_T[start:end], loss_mask_T[start:end], room)
+        start = end
+
+
+def _cut(tokens_n: np.ndarray, loss_mask_n: np.ndarray, room: int) -> Example | Dropped:
+    """The example, without the end for which there is no room."""
+    if len(tokens_n) <= room:
+        return Example(tokens_n, loss_mask_n)
+    trained = np.flatnonzero(loss_mask_n[:room])
+    if not len(trained):
+        return Dropped("prompt_too_long")
+    length = trained[-1] + 1
+    return Example(tokens_n[:length], loss_mask_n[:length], truncated=True)
 
 
 def _answers(record: Record) -> list[str]:

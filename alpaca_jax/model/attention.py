@@ -3,12 +3,15 @@
 `visible` alone says which token sees which; the two functions below say where the tokens lie and apply it. A kernel
 that works the mask out by itself (from positions, segments and the window) can take the place of either.
 
-B batch, L queries, S keys, H heads, K key-value heads, Q head dimension.
+B batch, L queries, S keys, H heads, K key-value heads, G heads of each of these, Q head dimension, C blocks of s slots.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
+
+# Slots of a cache that are summed over together; caches of the engine have a power of two of such blocks.
+SLOT_BLOCK = 128
 
 Segments = tuple[Int[Array, "B L"], Int[Array, "B S"]]  # of the queries and of the keys
 
@@ -55,15 +58,31 @@ def packed_attention(
 
 def cached_attention(
     q_BLHQ: Float[Array, "B L H Q"],
-    k_BSKQ: Float[Array, "B S K Q"],
-    v_BSKQ: Float[Array, "B S K Q"],
+    k_BKSQ: Float[Array, "B K S Q"],
+    v_BKSQ: Float[Array, "B K S Q"],
     positions_BL: Int[Array, "B L"],
     window: int | None = None,
 ) -> Float[Array, "B L H Q"]:
     """Attention of queries at `positions_BL` to the cache's slots up to their own position, that one included.
 
-    Slots beyond a query's position may hold anything: what is left of padding, or of an earlier request.
+    Slots beyond a query's position may hold anything finite: what is left of padding, or of an earlier request. Sums
+    run over blocks of slots and then over the blocks, so that a longer cache, whose further blocks add zeros, gives
+    the same bits.
     """
-    slots_1S = jnp.arange(k_BSKQ.shape[1])[None]
-    mask_BLS = visible(positions_BL, slots_1S, window)
-    return jax.nn.dot_product_attention(q_BLHQ, k_BSKQ, v_BSKQ, mask=mask_BLS[:, None], implementation="xla")
+    batch, length, heads, head_dim = q_BLHQ.shape
+    _, kv_heads, slots, _ = k_BKSQ.shape
+    blocks = slots // SLOT_BLOCK if slots % SLOT_BLOCK == 0 else 1
+    q_BKGLQ = q_BLHQ.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
+    scores = jnp.einsum("BKGLQ,BKSQ->BKGLS", q_BKGLQ, k_BKSQ, preferred_element_type=jnp.float32) * head_dim**-0.5
+    mask_BLS = visible(positions_BL, jnp.arange(slots)[None], window)
+    scores = jnp.where(mask_BLS[:, None, None], scores, -jnp.inf)
+    # Nothing is ever hidden from itself, so the largest score is a number.
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = weights.reshape(*weights.shape[:-1], blocks, slots // blocks)  # BKGLCs
+    v_BKCsQ = v_BKSQ.reshape(batch, kv_heads, blocks, slots // blocks, head_dim)
+    totals_BKGL = weights.sum(axis=-1).sum(axis=-1)
+    parts = jnp.einsum(
+        "BKGLCs,BKCsQ->BKCGLQ", weights.astype(v_BKSQ.dtype), v_BKCsQ, preferred_element_type=jnp.float32
+    )
+    heads_BKGLQ = parts.sum(axis=2) / totals_BKGL[..., None]
+    return heads_BKGLQ.transpose(0, 3, 1, 2, 4).reshape(q_BLHQ.shape).astype(q_BLHQ.dtype)

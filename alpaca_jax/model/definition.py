@@ -12,6 +12,7 @@ from flax import nnx
 from alpaca_jax.model.attention_kernels import REFERENCE, Kernel
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.model.llama import Llama
+from alpaca_jax.model.quantised import Quantised
 
 Parameters = dict[str, Any]
 
@@ -41,8 +42,12 @@ class Definition:
         return nnx.to_pure_dict(state)
 
     def bind(self, parameters: Parameters) -> Llama:
-        """The module with these parameters, which may be arrays or tracers of any floating type."""
-        state = jax.tree.unflatten(jax.tree.structure(self._state), jax.tree.leaves(parameters))
+        """The module with these parameters: arrays or tracers of any floating type, or `Quantised`.
+
+        For `extend`, what is a stack of layers may be a tuple of these.
+        """
+        leaves = jax.tree.leaves(parameters, is_leaf=lambda leaf: isinstance(leaf, (tuple, Quantised)))
+        state = jax.tree.unflatten(jax.tree.structure(self._state), leaves)
         return nnx.merge(self._graph, state)
 
 

@@ -12,6 +12,7 @@ B batch, L sequence length, D hidden size, F intermediate size, H heads, K key-v
 V padded vocabulary, N layers, S cache slots.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -21,13 +22,15 @@ from jaxtyping import Array, Float, Float32, Int
 
 from alpaca_jax.model.attention import cached_attention
 from alpaca_jax.model.attention_kernels import REFERENCE, Attend, Kernel, attention_over
-from alpaca_jax.model.cache import KVCache, write_slots
+from alpaca_jax.model.cache import KVCache
 from alpaca_jax.model.config import ModelConfig
+from alpaca_jax.model.quantised import Quantised
 from alpaca_jax.model.rematerialisation import rematerialise
 from alpaca_jax.model.rope import Angles, apply_rope, rope_angles
 from alpaca_jax.parallel.sharding import constrain, gather
 
-LayerCache = tuple[Float[Array, "B S K Q"], Float[Array, "B S K Q"]]  # one layer's keys and values
+# Rows of a quantised vocabulary that are widened together: few enough to stay in a processor's cache.
+_VOCABULARY_PART = 1024
 
 
 def _weight(rngs: nnx.Rngs, axes: tuple[str, ...], shape: tuple[int, ...], fan_in: int) -> nnx.Param:
@@ -42,8 +45,13 @@ def _bias(axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
 
 def _use(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
     """A parameter's numbers in a type, brought together for their use; inside the scan that is one layer's alone."""
-    axes = parameter.get_metadata()["out_sharding"]
-    return gather(parameter[...], axes[-parameter.ndim :], dtype)
+    value = parameter.get_value()
+    axes = parameter.get_metadata()["out_sharding"][-value.ndim :]
+    return value.gathered(axes, dtype) if isinstance(value, Quantised) else gather(value, axes, dtype)
+
+
+def _is_tuple(value: Any) -> bool:
+    return isinstance(value, tuple)
 
 
 def _add(x: Array, bias: nnx.Param | None) -> Array:
@@ -136,14 +144,18 @@ class Layer(nnx.Module):
         return self._finish(x_BLD, attend(q, k, v))
 
     def extend(
-        self, x_BLD: Float[Array, "B L D"], angles: Angles, positions_BL: Int[Array, "B L"], cache: LayerCache
-    ) -> tuple[Float[Array, "B L D"], LayerCache]:
-        """One layer over new tokens, which attend to this layer's cache and join it."""
+        self,
+        x_BLD: Float[Array, "B L D"],
+        angles: Angles,
+        positions_BL: Int[Array, "B L"],
+        cache: KVCache,
+        number: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "B L D"], KVCache]:
+        """One layer, of that number, over new tokens, which attend to its part of the cache and join it."""
         q, k, v = self.attention.project(self.attention_norm(x_BLD), angles)
-        k_BSKQ = write_slots(cache[0], k, positions_BL)
-        v_BSKQ = write_slots(cache[1], v, positions_BL)
-        heads_BLHQ = cached_attention(q, k_BSKQ, v_BSKQ, positions_BL, self.window)
-        return self._finish(x_BLD, heads_BLHQ), (k_BSKQ, v_BSKQ)
+        cache = cache.write(number, k, v, positions_BL)
+        heads_BLHQ = cached_attention(q, *cache.layer(number), positions_BL, self.window)
+        return self._finish(x_BLD, heads_BLHQ), cache
 
     def _finish(self, x_BLD: Array, heads_BLHQ: Array) -> Array:
         x_BLD = constrain(x_BLD + self.attention.merge(heads_BLHQ), "batch", "sequence", "activation_embed")
@@ -192,29 +204,67 @@ class Llama(nnx.Module):
         """
         angles = rope_angles(positions_BL, self.config)
         definition, stacked = nnx.split(self.layers)
+        carried = self._embed(tokens_BL), cache
 
-        def layer(x_BLD: Array, scanned: Any) -> tuple[Array, LayerCache]:
-            state, cache = scanned
-            return nnx.merge(definition, state).extend(x_BLD, angles, positions_BL, cache)
+        # The whole cache is carried, not scanned over: what is carried is written in place, one token a layer.
+        def layer(carried: tuple[Array, KVCache], scanned: Any) -> tuple[tuple[Array, KVCache], None]:
+            number, state = scanned
+            return nnx.merge(definition, state).extend(carried[0], angles, positions_BL, carried[1], number), None
 
-        x_BLD, new = jax.lax.scan(layer, self._embed(tokens_BL), (stacked, (cache.k_NBSKQ, cache.v_NBSKQ)))
-        return self.final_norm(x_BLD), KVCache(*new)
+        if cache.stacked:
+            carried, _ = jax.lax.scan(layer, carried, (jnp.arange(self.config.num_layers), stacked))
+        else:
+            for number in range(self.config.num_layers):
+                state = jax.tree.map(lambda layers: layers[number], stacked, is_leaf=_is_tuple)  # noqa: B023
+                carried, _ = layer(carried, (number, state))
+        return self.final_norm(carried[0]), carried[1]
 
     def unembedding(self) -> Float[Array, "D V"]:
         """The matrix from hidden states to scores: the head, or the embedding turned over."""
         weight = self.embedding if self.config.tied_embeddings else self.head
-        whole = _use(weight, weight.dtype)
+        whole = _use(weight, weight.get_value().dtype)
         return whole.T if self.config.tied_embeddings else whole
 
     def logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float32[Array, "B L V"]:
         """Scores of the next token; -inf for the ids that only pad the vocabulary."""
         config = self.config
-        scores = jnp.einsum("BLD,DV->BLV", hidden_BLD, self.unembedding(), preferred_element_type=jnp.float32)
+        weight = (self.embedding if config.tied_embeddings else self.head).get_value()
+        if isinstance(weight, Quantised):
+            scores = self._scores_part_by_part(hidden_BLD)
+        else:
+            scores = _scores(hidden_BLD, self.unembedding())
         if config.padded_vocab_size != config.vocab_size:
             scores = jnp.where(jnp.arange(config.padded_vocab_size) < config.vocab_size, scores, -jnp.inf)
         return constrain(scores, "batch", "sequence", "activation_vocab")
 
+    def _scores_part_by_part(self, hidden_BLD: Array) -> Array:
+        """The scores with a quantised head, which is widened a part of the vocabulary at a time."""
+        axis = 0 if self.config.tied_embeddings else 1
+        weight = (self.embedding if self.config.tied_embeddings else self.head).get_value()
+        names = ("gathered", "gathered")
+        parts = self.config.padded_vocab_size // math.gcd(self.config.padded_vocab_size, _VOCABULARY_PART)
+        size = self.config.padded_vocab_size // parts
+
+        def part(number: Array) -> Array:
+            start = number * size
+            some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis), weight)
+            matrix = some.gathered(names, weight.dtype)
+            return _scores(hidden_BLD, matrix.T if axis == 0 else matrix)
+
+        scores_CBLc = jax.lax.map(part, jnp.arange(parts))
+        return jnp.moveaxis(scores_CBLc, 0, 2).reshape(*hidden_BLD.shape[:2], -1)
+
     def _embed(self, tokens_BL: Array) -> Array:
-        # Not `_use`: its gradient, scattered at once, would make the compiler move whole activations over the mesh.
-        whole_VD = constrain(self.embedding[...], "vocab", "gathered")
-        return constrain(whole_VD[tokens_BL], "batch", "sequence", "activation_embed")
+        weight = self.embedding.get_value()
+        if isinstance(weight, Quantised):
+            whole = jax.tree.map(lambda x: constrain(x, "vocab", "gathered"), weight)
+            some = whole[tokens_BL]
+            found_BLD = (some.values.astype(jnp.float32) * some.factors).astype(weight.dtype)
+        else:
+            # Not `_use`: its gradient, scattered at once, would make the compiler move whole activations over the mesh.
+            found_BLD = constrain(weight, "vocab", "gathered")[tokens_BL]
+        return constrain(found_BLD, "batch", "sequence", "activation_embed")
+
+
+def _scores(hidden_BLD: Array, matrix_DV: Array) -> Array:
+    return jnp.einsum("BLD,DV->BLV", hidden_BLD, matrix_DV, preferred_element_type=jnp.float32)

@@ -7,10 +7,10 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from alpaca_jax.data.instructions import Instruction
-from alpaca_jax.self_instruct.client import Client
-from alpaca_jax.self_instruct.log import Answer
+from alpaca_jax.remote.client import Client
+from alpaca_jax.remote.log import Answer
+from alpaca_jax.remote.protocol import Ask
 from alpaca_jax.self_instruct.parsing import parse_instances, parse_instructions, parse_tasks, parse_yes
-from alpaca_jax.self_instruct.protocol import Ask
 from alpaca_jax.self_instruct.seeds import Drawn, Seed
 from alpaca_jax.self_instruct.settings import Settings
 from alpaca_jax.self_instruct.texts import (

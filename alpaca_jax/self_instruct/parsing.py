@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 from alpaca_jax.data.audit.markers import empty_output, no_output, noinput
 from alpaca_jax.data.instructions import Instruction
-from alpaca_jax.self_instruct.log import Choice
+from alpaca_jax.remote.log import Choice
 
 # Why a task is not taken, in the order in which tasks are looked at; the filters' reasons follow.
 Unusable: TypeAlias = Literal["unreadable", "truncated", "empty_output", "no_output"]

@@ -15,14 +15,14 @@ from decimal import Decimal
 from typing import Any
 
 from alpaca_jax.data.instructions import Instruction
-from alpaca_jax.self_instruct.client import Client, Stopped
+from alpaca_jax.remote.client import Client, Stopped
+from alpaca_jax.remote.log import RequestLog
+from alpaca_jax.remote.money import Account, usd
+from alpaca_jax.remote.protocol import Ask
 from alpaca_jax.self_instruct.filters import Pool, unfit
-from alpaca_jax.self_instruct.log import RequestLog
 from alpaca_jax.self_instruct.modes import Candidate, all_of, mode_of
-from alpaca_jax.self_instruct.money import Account, usd
 from alpaca_jax.self_instruct.output import Output
 from alpaca_jax.self_instruct.parsing import parse_score
-from alpaca_jax.self_instruct.protocol import Ask
 from alpaca_jax.self_instruct.seeds import Drawn, Examples, Made, Seed
 from alpaca_jax.self_instruct.settings import Settings
 from alpaca_jax.self_instruct.texts import SCORE_SCHEMA, judge_request

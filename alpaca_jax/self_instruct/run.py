@@ -5,9 +5,9 @@ import contextlib
 import hashlib
 from typing import Any
 
-from alpaca_jax.self_instruct.client import Client, check_key
-from alpaca_jax.self_instruct.log import RequestLog
-from alpaca_jax.self_instruct.money import Account, Price, read_prices
+from alpaca_jax.remote.client import Client, check_key
+from alpaca_jax.remote.log import RequestLog
+from alpaca_jax.remote.money import Account
 from alpaca_jax.self_instruct.output import Output
 from alpaca_jax.self_instruct.pipeline import Pipeline
 from alpaca_jax.self_instruct.seeds import Seed, read_seeds, read_topics
@@ -30,39 +30,28 @@ def make(settings: Settings) -> dict[str, Any]:
         or refuses; a spent budget. What was made and paid for is kept, and the same command goes on from there.
     """
     seeds, topics = read_seeds(settings), read_topics(settings.topics)
-    prices = read_prices(settings.prices)
-    if settings.price_in is not None and settings.price_out is not None:
-        prices[settings.model] = Price(settings.price_in, settings.price_out)
-    for model in {settings.model, settings.judge or settings.model}:
-        if settings.budget_usd is not None and model not in prices:
-            raise UserError(
-                "--budget_usd",
-                expected=f"a price for {model}",
-                found="none in the table",
-                remedy="give --price_in and --price_out, or a table with it by --prices",
-            )
+    account = settings.connection.account(settings.model, *filter(None, [settings.judge]))
     log_path = settings.beside("requests")
     if settings.out.exists() and not log_path.exists():
         remedy = "choose another name, or move the file away"
         expected = f"a file that does not exist, or one with its log {log_path.name}"
         raise UserError(str(settings.out), expected=expected, found="a file alone", remedy=remedy)
-    check_key(settings)
+    check_key(settings.connection.base_url)
     content = repr((seeds, topics)).encode()
     identity = settings.identity() | {"seeds": hashlib.sha256(content).hexdigest()[:16]}
-    with contextlib.closing(RequestLog(log_path, identity | {"window": 2 * settings.concurrency})) as log:
-        return asyncio.run(_make(settings, log, seeds, topics, prices))
+    with contextlib.closing(RequestLog(log_path, identity | {"window": 2 * settings.connection.concurrency})) as log:
+        return asyncio.run(_make(settings, log, seeds, topics, account))
 
 
 async def _make(
-    settings: Settings, log: RequestLog, seeds: list[Seed], topics: list[str], prices: dict[str, Price]
+    settings: Settings, log: RequestLog, seeds: list[Seed], topics: list[str], account: Account
 ) -> dict[str, Any]:
-    account = Account(prices, settings.budget_usd)
     for answer in log.answers.values():
         account.book(answer.model, answer.prompt_tokens, answer.answer_tokens, answer.measured)
     if log.answers:
         console.print(f"going on from {len(log.answers)} answers in {log.path}", markup=False)
     with Output(settings.out, settings.beside("provenance")) as output:
-        async with Client(settings, log, account) as client:
+        async with Client(settings.connection, log, account) as client:
             pipeline = Pipeline(settings, seeds, topics, log, client, account, output)
             await pipeline.run()
         predicted = pipeline.predicted()

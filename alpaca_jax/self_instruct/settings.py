@@ -1,18 +1,17 @@
 """What to make and how: the flags of `selfinstruct`, checked before any work."""
 
 import dataclasses
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from alpaca_jax.remote.connection import Connection
 from alpaca_jax.support.errors import UserError
 
 Mode: TypeAlias = Literal["alpaca", "self_instruct"]
 Interface: TypeAlias = Literal["chat", "completions"]
 
 # May differ from one start to the next without another content of the output.
-_FREE = {"out", "num", "base_url", "budget_usd", "prices", "concurrency", "requests_per_minute", "tokens_per_minute"}
-_FREE |= {"timeout", "attempts", "dry_run", "seeds", "topics", "price_in", "price_out"}
+_FREE = {"out", "num", "connection", "dry_run", "seeds", "topics"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Settings:
       mode: `alpaca` asks for whole tasks, many at a time; `self_instruct` for instructions first, then for each whether
         it is a classification, then for its instances.
       api: `chat`, or `completions` for models that only continue a text.
-      base_url: the server's address up to `/v1`; None: what the environment says, else OpenAI's.
+      connection: the server, its limits and the budget.
       seed: of the random choices.
       temperature, top_p, max_tokens: of the requests that make tasks.
       machine_tasks: at most so many of a prompt's examples are earlier records; the rest are seeds.
@@ -37,14 +36,6 @@ class Settings:
       language: of the tasks; any but English has no filter for letters outside ASCII.
       judge: a model that scores each record from 1 to 10.
       judge_min: records with a lower score are dropped.
-      concurrency: requests in flight.
-      requests_per_minute, tokens_per_minute: limits of what is sent; a request counts its prompt, estimated, and its
-        `max_tokens`.
-      timeout: seconds until an answer must be complete.
-      attempts: how often a request is sent before it is given up.
-      budget_usd: the most to spend, together with earlier runs into the same log.
-      prices: file of prices by model; None: the package's.
-      price_in, price_out: USD for a million tokens of prompts and answers of `model`, in place of the table's.
       dry_run: only make so many requests, and predict what all would cost.
     """
 
@@ -54,7 +45,7 @@ class Settings:
     model: str
     mode: Mode = "alpaca"
     api: Interface = "chat"
-    base_url: str | None = None
+    connection: Connection = dataclasses.field(default_factory=Connection)
     seed: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
@@ -66,15 +57,6 @@ class Settings:
     language: str = "English"
     judge: str | None = None
     judge_min: int = 1
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout: float = 300.0
-    attempts: int = 6
-    budget_usd: Decimal | None = None
-    prices: Path | None = None
-    price_in: Decimal | None = None
-    price_out: Decimal | None = None
     dry_run: int | None = None
 
     def __post_init__(self) -> None:
@@ -83,22 +65,15 @@ class Settings:
         Raises:
           UserError: with the flag.
         """
-        for flag in ("num", "max_tokens", "concurrency", "timeout", "attempts"):
+        for flag in ("num", "max_tokens"):
             self._require(flag, getattr(self, flag) > 0, "more than 0")
-        for flag in ("requests_per_minute", "tokens_per_minute", "dry_run"):
-            self._require(flag, getattr(self, flag) is None or getattr(self, flag) >= 1, "at least 1")
-        for flag in ("price_in", "price_out", "budget_usd"):
-            amount = getattr(self, flag)
-            self._require(flag, amount is None or (amount.is_finite() and amount >= 0), "USD, at least 0")
+        self._require("dry_run", self.dry_run is None or self.dry_run >= 1, "at least 1")
         self._require("temperature", 0 <= self.temperature <= 2, "from 0 to 2")
         self._require("top_p", 0 < self.top_p <= 1, "above 0, at most 1")
         self._require("near", 0 < self.near <= 1, "above 0, at most 1")
         self._require("judge_min", 1 <= self.judge_min <= 10, "from 1 to 10")
         examples = self.examples
         self._require("machine_tasks", 0 <= self.most_machine_tasks <= examples, f"from 0 to {examples}")
-        if (self.price_in is None) != (self.price_out is None):
-            given, other = ("--price_in", "--price_out") if self.price_out is None else ("--price_out", "--price_in")
-            raise UserError(given, expected=f"{other} with it", found="it alone", remedy="give both or neither")
         if self.judge is None and self.judge_min > 1:
             remedy = "give a model that judges"
             raise UserError("--judge_min", expected="--judge with it", found="it alone", remedy=remedy)

@@ -21,11 +21,18 @@ EXIT_START_AGAIN = 75
 _NVIDIA_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Lines long enough for most flags to be explained on one, so that all of a program's fit a screen."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=30, width=120)
+
+
 class Flags(argparse.ArgumentParser):
     """An argument parser whose errors are one line and name the nearest valid flag."""
 
     def __init__(self, **options: Any):
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        options.setdefault("formatter_class", _HelpFormatter)
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:

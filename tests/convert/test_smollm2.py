@@ -175,7 +175,7 @@ def test_greedy_answers_equal_transformers(
 ) -> None:
     prompts = [tokenizer.encode_prompt(text) for text in _PROMPTS]
     sampling = Sampling(temperature=0.0, max_new_tokens=_NEW_TOKENS)
-    ours = Generator(definition, parameters, tokenizer, TEMPLATES["alpaca"]).continuations(prompts, sampling)
+    ours = Generator.of(definition, parameters, tokenizer, TEMPLATES["alpaca"]).continuations(prompts, sampling)
 
     length, eos = max(map(len, prompts)), tokenizer.eos_id
     padded_BL = torch.tensor([[eos] * (length - len(ids)) + ids for ids in prompts])

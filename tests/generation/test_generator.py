@@ -1,5 +1,6 @@
 """Generation: what the cache makes is what the model says, whatever stands beside it in the batch."""
 
+import functools
 from typing import ClassVar
 
 import jax
@@ -12,7 +13,7 @@ from alpaca_jax.data.instructions import Conversation, Instruction, Message
 from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Sampling, sample
+from alpaca_jax.generation.sampling import Controls, Sampling, choose
 from alpaca_jax.model.definition import define
 from alpaca_jax.parallel.mesh import make_mesh
 from alpaca_jax.support.errors import UserError
@@ -33,36 +34,47 @@ def parameters(definition):
 
 @pytest.fixture(scope="module")
 def generator(definition, parameters):
-    return Generator(definition, parameters, load_tokenizer(TOKENIZER), TEMPLATES["alpaca"])
+    return Generator.of(definition, parameters, load_tokenizer(TOKENIZER), TEMPLATES["alpaca"])
 
 
-def by_whole_passes(definition, parameters, prompt: list[int], count: int) -> list[int]:
-    """Greedy continuation without a cache: the whole sequence again for each token."""
-    model, tokens = definition.bind(parameters), list(prompt)
+def controls(rows: int, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0) -> Controls:
+    numbers = ((temperature, jnp.float32), (top_p, jnp.float32), (top_k, jnp.int32), (1.0, jnp.float32), (0, jnp.bool_))
+    return Controls(*(jnp.full(rows, number, dtype) for number, dtype in numbers))
+
+
+@functools.cache
+def next_token():
+    definition = define(MODEL)
 
     @jax.jit
-    def next_token(tokens_L, last):
-        row = tokens_L[None]
+    def next_token(parameters, tokens_L, last):
+        model, row = definition.bind(parameters), tokens_L[None]
         hidden = model(row, jnp.arange(row.shape[1])[None], jnp.ones_like(row))
         return jnp.argmax(model.logits(hidden)[0, last])
 
+    return next_token
+
+
+def by_whole_passes(parameters, prompt: list[int], count: int) -> list[int]:
+    """Greedy continuation without a cache: the whole sequence again for each token."""
+    tokens = list(prompt)
     for _ in range(count):
         padded = jnp.zeros(64, jnp.int32).at[: len(tokens)].set(jnp.array(tokens))
-        tokens.append(int(next_token(padded, len(tokens) - 1)))
+        tokens.append(int(next_token()(parameters, padded, len(tokens) - 1)))
     return tokens[len(prompt) :]
 
 
 def test_greedy_equals_whole_passes_for_every_length_in_a_batch(definition, parameters, generator):
     made = generator.continuations(PROMPTS, Sampling(temperature=0.0, max_new_tokens=12))
     for prompt, tokens in zip(PROMPTS, made, strict=True):
-        assert tokens == by_whole_passes(definition, parameters, prompt, 12)[: len(tokens)]
-        assert len(tokens) == 12 or by_whole_passes(definition, parameters, prompt, 12)[len(tokens)] == 2
+        assert tokens == by_whole_passes(parameters, prompt, 12)[: len(tokens)]
+        assert len(tokens) == 12 or by_whole_passes(parameters, prompt, 12)[len(tokens)] == 2
 
 
 def test_a_mesh_changes_nothing(definition, parameters, generator):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     sampling = Sampling(temperature=0.0, max_new_tokens=8)
-    on_mesh = Generator(definition, parameters, load_tokenizer(TOKENIZER), TEMPLATES["alpaca"], mesh)
+    on_mesh = Generator.of(definition, parameters, load_tokenizer(TOKENIZER), TEMPLATES["alpaca"], mesh)
     assert on_mesh.continuations(PROMPTS, sampling) == generator.continuations(PROMPTS, sampling)
 
 
@@ -70,10 +82,11 @@ def test_other_weights_are_used_at_once_and_nothing_is_compiled_anew(definition,
     sampling = Sampling(temperature=0.0, max_new_tokens=12)
     others = definition.initialise(4)
     before = generator.continuations(PROMPTS, sampling)
-    compiled = generator._prefill._cache_size(), generator._decode._cache_size()
+    sizes = lambda: [program._cache_size() for program in (generator.engine._admission, generator.engine._decode)]  # noqa: E731
+    compiled = sizes()
     on_others = generator.on(others).continuations(PROMPTS, sampling)
-    assert (generator._prefill._cache_size(), generator._decode._cache_size()) == compiled
-    assert on_others[0] == by_whole_passes(definition, others, PROMPTS[0], 12)[: len(on_others[0])]
+    assert sizes() == compiled
+    assert on_others[0] == by_whole_passes(others, PROMPTS[0], 12)[: len(on_others[0])]
     assert on_others != before == generator.continuations(PROMPTS, sampling)
 
 
@@ -90,13 +103,15 @@ def test_draws_depend_on_the_seed_and_the_prompts_number_alone(generator):
 
 @pytest.mark.parametrize("template", ["alpaca", "chatml"])
 def test_it_ends_at_the_end_token_and_at_the_templates(definition, parameters, template):
-    expected = by_whole_passes(definition, parameters, PROMPTS[0], 3)
+    expected = by_whole_passes(parameters, PROMPTS[0], 3)
 
     class Ends:
         eos_id = expected[-1] if template == "alpaca" else 2
         special_ids: ClassVar = {"<|im_start|>": 3, "<|im_end|>": expected[-1]}
+        piece = staticmethod(str)
+        decode = staticmethod(lambda ids: " ".join(map(str, ids)))
 
-    made = Generator(definition, parameters, Ends(), TEMPLATES[template]).continuations(
+    made = Generator.of(definition, parameters, Ends(), TEMPLATES[template]).continuations(
         PROMPTS[:1], Sampling(0.0, 1.0, 40)
     )
     assert made == [expected[: expected.index(expected[-1])]]
@@ -104,7 +119,7 @@ def test_it_ends_at_the_end_token_and_at_the_templates(definition, parameters, t
 
 def test_records_are_put_into_the_template_and_answers_taken_out(definition, parameters):
     tokenizer, sampling = load_tokenizer(TOKENIZER), Sampling(0.0, 1.0, 8)
-    generator = Generator(definition, parameters, tokenizer, TEMPLATES["llama2"])
+    generator = Generator.of(definition, parameters, tokenizer, TEMPLATES["llama2"])
     records = [Instruction("Add.", "1 and 2", "not seen"), Conversation((Message("user", " Add.\n\n1 and 2 "),))]
     ids = [1, *tokenizer.encode_prompt("[INST] Add.\n\n1 and 2 [/INST]")[1:]]
     raw = tokenizer.decode(generator.continuations([ids], sampling)[0])
@@ -125,7 +140,7 @@ def test_prompts_that_cannot_be_answered_are_refused(generator, prompts):
 def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
     logits = jnp.log(jnp.array([[0.5, 0.1, 0.25, 0.15]]))
     keys = jax.random.split(jax.random.key(0), 4000)
-    draw = lambda top_p: np.asarray(sample(jnp.repeat(logits, 4000, 0), keys, 1.0, top_p))  # noqa: E731
+    draw = lambda top_p: np.asarray(choose(jnp.repeat(logits, 4000, 0), keys, controls(4000, top_p=top_p)))  # noqa: E731
     assert set(draw(0.4)) == {0}
     assert set(draw(0.75)) == {0, 2}
     assert set(draw(0.76)) == {0, 2, 3}
@@ -136,7 +151,10 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
 def test_temperature_sharpens():
     logits = jnp.log(jnp.array([[0.6, 0.4]]))
     keys = jax.random.split(jax.random.key(1), 4000)
-    share = lambda t: float(np.mean(np.asarray(sample(jnp.repeat(logits, 4000, 0), keys, t, 1.0)) == 0))  # noqa: E731
+
+    def share(temperature: float) -> float:
+        return float(np.mean(np.asarray(choose(jnp.repeat(logits, 4000, 0), keys, controls(4000, temperature))) == 0))
+
     assert share(0.0) == 1.0
     assert share(0.5) == pytest.approx(0.36 / (0.36 + 0.16), abs=0.03)
     assert share(2.0) == pytest.approx(0.6**0.5 / (0.6**0.5 + 0.4**0.5), abs=0.03)

@@ -18,7 +18,7 @@ SlurmctldPort={ports[0]}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=10
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -52,17 +52,20 @@ class Slurm:
         assert ended.returncode == 0, (arguments, ended.stdout, ended.stderr, self.logs())
         return ended.stdout
 
-    def run_job(self, output: Path, *arguments: str, seconds: float = 240, **more: str) -> tuple[int, str]:
-        """Submits a job, waits for its end, and gives its exit code and what it wrote."""
-        number = self.command("sbatch", "--parsable", f"--output={output}", *arguments, **more).strip()
+    def submit(self, output: Path, *arguments: str, **more: str) -> str:
+        """Submits a job and gives its number."""
+        return self.command("sbatch", "--parsable", f"--output={output}", *arguments, **more).strip()
+
+    def end_of(self, number: str, seconds: float = 240) -> dict[str, str]:
+        """Waits for a job's end and gives what Slurm says of it, by name."""
         deadline = time.monotonic() + seconds
-        while "JobState=COMPLETED" not in (job := self.command("scontrol", "--oneliner", "show", "job", number)):
-            if "JobState=FAILED" in job:
-                break
-            assert time.monotonic() < deadline, (job, output.read_text() if output.exists() else "", self.logs())
+        while True:
+            said = self.command("scontrol", "--oneliner", "show", "job", number)
+            job = dict(word.split("=", 1) for word in said.split() if "=" in word)
+            if job["JobState"] in ("COMPLETED", "FAILED"):
+                return job
+            assert time.monotonic() < deadline, (said, self.logs())
             time.sleep(0.5)
-        code = next(word for word in job.split() if word.startswith("ExitCode=")).removeprefix("ExitCode=")
-        return int(code.split(":")[0]), output.read_text()
 
     def logs(self) -> str:
         return "\n".join(f"{log.name}:\n{log.read_text()[-2000:]}" for log in self.folder.glob("*.log"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca_jax.self_instruct import client
+from alpaca_jax.remote import client
 
 KEY = "sk-a-key-that-no-file-may-hold"
 

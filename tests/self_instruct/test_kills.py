@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca_jax.self_instruct.log import Answer, Choice, RequestLog
+from alpaca_jax.remote.log import Answer, Choice, RequestLog
 from alpaca_jax.support.errors import UserError
 from tests.programs import run
 from tests.self_instruct.flags import flags, lines, made

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from alpaca_jax.data.instructions import Instruction
-from alpaca_jax.self_instruct.log import Choice
+from alpaca_jax.remote.log import Choice
 from alpaca_jax.self_instruct.parsing import parse_instances, parse_instructions, parse_score, parse_tasks, parse_yes
 from alpaca_jax.self_instruct.texts import numbered_request
 

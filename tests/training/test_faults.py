@@ -24,7 +24,7 @@ from alpaca_jax.data.packed_dataset import open_packed_dataset
 from alpaca_jax.training import step as step_module
 from tests.parallel.several import ends_of, started
 from tests.programs import run, the_one_line
-from tests.runs import TIMED, lines_of, parameters_of, train_flags
+from tests.runs import TIMED, lines_of, parameters_of, train_flags, wait_for_lines
 
 STEPS = 6
 # Two processes of two devices each.
@@ -45,13 +45,6 @@ def assert_same(workdir: Path, undisturbed: Path) -> None:
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert lines_of(workdir / name, TIMED) == lines_of(undisturbed / name, TIMED)
     jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(undisturbed))
-
-
-def wait_for_lines(path: Path, count: int) -> None:
-    deadline = time.monotonic() + 240
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @contextlib.contextmanager

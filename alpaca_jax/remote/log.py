@@ -69,8 +69,8 @@ class RequestLog:
 
         Args:
           path: the file.
-          settings: what decides the content of the output, which must be what the log was begun with; `window` is taken
-            from the log.
+          settings: what decides the content of the output, which must be what the log was begun with; `window`, where
+            there is one, is taken from the log.
 
         Raises:
           UserError: a log that another process writes, that was begun with other settings, that is damaged before its
@@ -99,7 +99,7 @@ class RequestLog:
             self.append("settings", settings=settings)
             self.settings = settings
             return
-        self.settings = settings | {"window": known.get("window")}
+        self.settings = settings | ({"window": known.get("window")} if "window" in settings else {})
         for name in sorted(known.keys() | self.settings.keys()):
             if known.get(name) != self.settings.get(name):
                 raise UserError(

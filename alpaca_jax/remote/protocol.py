@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from alpaca_jax.self_instruct.log import Answer, Choice, now
+from alpaca_jax.remote.log import Answer, Choice, now
 
 # Bytes of text to a token, where tokens must be estimated; no token has less than one byte.
 _BYTES_PER_TOKEN = 4
@@ -20,7 +20,7 @@ _NO_CREDIT = ("insufficient_quota", "billing_hard_limit")
 
 # What a server may refuse, the words of the refusal, and what is said, once, about going on without it.
 _CONCESSIONS = (
-    ("response_format", ("response_format", "json_schema"), "asking for numbered tasks instead of JSON"),
+    ("response_format", ("response_format", "json_schema"), "asking for text instead of JSON"),
     ("max_tokens", ("max_completion_tokens",), "sending max_completion_tokens instead"),
     ("stop", ("'stop'", '"stop"', "`stop`"), "going on without stop texts"),
     ("temperature", ("temperature", "top_p"), "leaving the sampling to the server"),

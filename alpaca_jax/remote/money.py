@@ -38,7 +38,7 @@ def read_prices(path: Path | None) -> dict[str, Price]:
         models = tomllib.loads(content.decode())["models"].items()
         prices = {name: Price(Decimal(entry["in"]), Decimal(entry["out"])) for name, entry in models}
     except (ValueError, KeyError, TypeError, AttributeError, InvalidOperation) as error:
-        found, remedy = shorten(f"{type(error).__name__}: {error}"), "see alpaca_jax/self_instruct/prices.toml"
+        found, remedy = shorten(f"{type(error).__name__}: {error}"), "see alpaca_jax/remote/prices.toml"
         expected = 'a table `models` with lines "NAME" = { in = "USD", out = "USD" }'
         raise UserError(str(path), expected=expected, found=found, remedy=remedy) from error
     for name, price in prices.items():

@@ -6,9 +6,10 @@ import random
 from collections.abc import Coroutine
 from typing import Any
 
-from alpaca_jax.self_instruct.log import Answer, RequestLog, now
-from alpaca_jax.self_instruct.money import Account
-from alpaca_jax.self_instruct.protocol import (
+from alpaca_jax.remote.connection import Connection
+from alpaca_jax.remote.log import Answer, RequestLog, now
+from alpaca_jax.remote.money import Account
+from alpaca_jax.remote.protocol import (
     Ask,
     Call,
     call_of,
@@ -19,7 +20,6 @@ from alpaca_jax.self_instruct.protocol import (
     remedy_for,
     retry_after,
 )
-from alpaca_jax.self_instruct.settings import Settings
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.progress import console
 
@@ -46,13 +46,13 @@ class _Failure(Exception):
         self.wait = wait
 
 
-def check_key(settings: Settings) -> tuple[str, str | None]:
+def check_key(base_url: str | None) -> tuple[str, str | None]:
     """The key, or nothing for a server that needs none, and the address; both may come from the environment.
 
     Raises:
       UserError: no key where OpenAI's own address is meant, or an address that is none.
     """
-    key, base_url = os.environ.get("OPENAI_API_KEY", ""), settings.base_url or os.environ.get("OPENAI_BASE_URL")
+    key, base_url = os.environ.get("OPENAI_API_KEY", ""), base_url or os.environ.get("OPENAI_BASE_URL")
     if not key and not base_url:
         raise UserError(
             "OPENAI_API_KEY",
@@ -69,29 +69,29 @@ def check_key(settings: Settings) -> tuple[str, str | None]:
 class Client:
     """The server, as an asynchronous context manager. Every answer is in the log before it is returned."""
 
-    def __init__(self, settings: Settings, log: RequestLog, account: Account):
+    def __init__(self, connection: Connection, log: RequestLog, account: Account):
         """Nothing sent yet.
 
         Args:
-          settings: the address, the limits, the attempts.
+          connection: the address, the limits, the attempts.
           log: answers that are there are not asked for again.
           account: holds the budget.
         """
         import aiolimiter
         import openai
 
-        self._settings, self._log, self._account = settings, log, account
-        self._key, base_url = check_key(settings)
-        timeout = openai.Timeout(settings.timeout, connect=min(_CONNECT_SECONDS, settings.timeout))
+        self._connection, self._log, self._account = connection, log, account
+        self._key, base_url = check_key(connection.base_url)
+        timeout = openai.Timeout(connection.timeout, connect=min(_CONNECT_SECONDS, connection.timeout))
         # A server without keys is sent one that is none. Attempts are ours to make: each is logged and limited.
         self._openai = openai.AsyncOpenAI(
             api_key=self._key or "none", base_url=base_url, max_retries=0, timeout=timeout
         )
         self._name = str(self._openai.base_url)
-        self._places = asyncio.Semaphore(settings.concurrency)
+        self._places = asyncio.Semaphore(connection.concurrency)
         self._limits = [
             (aiolimiter.AsyncLimiter(limit), counts_tokens)
-            for limit, counts_tokens in ((settings.requests_per_minute, False), (settings.tokens_per_minute, True))
+            for limit, counts_tokens in ((connection.requests_per_minute, False), (connection.tokens_per_minute, True))
             if limit
         ]
         self._conceded = set[str]()
@@ -147,7 +147,7 @@ class Client:
         successes = self._successes
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_Failure),
-            stop=tenacity.stop_after_attempt(self._settings.attempts),
+            stop=tenacity.stop_after_attempt(self._connection.attempts),
             wait=self._wait,
             sleep=self._sleep,
             reraise=True,
@@ -217,11 +217,11 @@ class Client:
 
         interface = self._openai.chat.completions if call.ask.chat else self._openai.completions
         try:
-            async with asyncio.timeout(self._settings.timeout):
+            async with asyncio.timeout(self._connection.timeout):
                 response = await interface.with_raw_response.create(**call.parameters)
             return read_answer(call, response.text, response.headers.get("x-request-id"))
         except (openai.APITimeoutError, TimeoutError):
-            raise self._failure(call, f"no answer within {self._settings.timeout:g} s") from None
+            raise self._failure(call, f"no answer within {self._connection.timeout:g} s") from None
         except openai.APIConnectionError as error:
             raise self._failure(call, f"no connection ({_innermost(error)})") from None
         except ValueError as error:

@@ -1,0 +1,1 @@
+"""Answers compared: blind pairs, votes of people and of models, and what they amount to."""

@@ -1,0 +1,92 @@
+"""`evaluate annotate`: the web page on which people vote, and the export of their votes."""
+
+import argparse
+import os
+from pathlib import Path
+
+from alpaca_jax.support.errors import UserError
+from alpaca_jax.support.program import Flags
+from alpaca_jax.support.progress import console
+
+DESCRIPTION = """Serves a web page on which people compare the answers of a pair file, blind. Each gives a name, and
+goes on at any time under the same name. Keys: 1 left, 2 right, 0 tie, u undo, c comment, p pause. Each vote is in the
+SQLite file before the page shows the next pair. Without a key the page is for this machine alone; ALPACA_JAX_API_KEY in
+the environment is the password that browsers must give, and lets --host be any address. With --export, the votes are
+written in the form that `report` reads, and nothing is served.
+"""
+_KEY = "ALPACA_JAX_API_KEY"
+
+
+def add_flags(flags: Flags) -> None:
+    """Adds the flags of `evaluate annotate`."""
+    flags.add_argument("--pairs", metavar="FILE", type=Path, required=True, help="what `evaluate pair` wrote")
+    flags.add_argument("--votes", metavar="FILE.sqlite", type=Path, required=True, help="votes; made where missing")
+    flags.add_argument("--export", metavar="FILE.jsonl", type=Path, default=None, help="write the votes there, and end")
+    flags.add_argument("--host", metavar="ADDRESS", default="127.0.0.1", help="to listen at (default %(default)s)")
+    flags.add_argument("--port", metavar="N", type=int, default=8010, help="(default %(default)s; 0: any that is free)")
+
+
+def run(values: argparse.Namespace) -> None:
+    """Serves the page until Ctrl-C or SIGTERM, or exports.
+
+    Raises:
+      UserError: a pair file or votes that are none, or do not belong together; an address that cannot be had.
+    """
+    from alpaca_jax.evaluation.pairs import read_pairs
+    from alpaca_jax.evaluation.votes import Votes
+
+    pairs = read_pairs(values.pairs)
+    if not pairs.pairs:
+        raise UserError(str(values.pairs), expected="at least one pair", found="none", remedy="choose another file")
+    if values.export:
+        _export(values)
+        return
+    key = os.environ.get(_KEY) or None
+    _check_extra()
+
+    from alpaca_jax.evaluation.annotate_app import create_app
+    from alpaca_jax.serving.server import is_loopback, open_socket
+    from alpaca_jax.serving.server import run as serve
+    from alpaca_jax.serving.settings import Limits
+
+    if not key and not is_loopback(values.host):
+        raise UserError(
+            f"--host={values.host}",
+            expected=f"{_KEY} in the environment, since others reach that address",
+            found="none",
+            remedy="set it, or listen at 127.0.0.1",
+        )
+    with open_socket(values.host, values.port) as opened:
+        votes = Votes(values.votes, pairs)
+        limits = Limits(body_bytes=2**16)
+        app = create_app(pairs, votes, limits, key=key, hosts=[values.host])
+        name = f"[{values.host}]" if ":" in values.host else values.host
+        address = f"http://{name}:{opened.getsockname()[1]}/"
+        words = f"{len(pairs.pairs)} pairs, {len(votes.all())} votes so far; the page is at {address} (Ctrl-C ends it)"
+        serve(app, opened, limits, lambda: console.print(words, markup=False))
+
+
+def _export(values: argparse.Namespace) -> None:
+    import json
+
+    from alpaca_jax.evaluation.pairs import read_pairs
+    from alpaca_jax.evaluation.votes import Votes, as_lines
+    from alpaca_jax.support.files import write_text_atomic
+
+    if not values.votes.exists():
+        remedy = "annotate first, or correct the name"
+        raise UserError(str(values.votes), expected="an SQLite file with votes", found="no file", remedy=remedy)
+    pairs = read_pairs(values.pairs)
+    lines = as_lines(Votes(values.votes, pairs), values.pairs, pairs, values.export)
+    write_text_atomic(values.export, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    annotators = len({line["annotator"] for line in lines})
+    console.print(f"{len(lines)} votes of {annotators} annotators written to {values.export}", markup=False)
+
+
+def _check_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        remedy = "install alpaca-jax[web]"
+        raise UserError("evaluate annotate", expected="the extra `web`", found=str(error), remedy=remedy) from error

@@ -1,0 +1,1 @@
+"""Answers over HTTP: OpenAI's protocol, the web demo, limits, the content filter."""
