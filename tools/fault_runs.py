@@ -9,6 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,6 +152,16 @@ def wait_until(process: subprocess.Popen, happened: Callable[[], object], second
 def refused(code: int, said: list[str]) -> bool:
     """Whether a run ended with one line, and a code that says that it failed."""
     return code == 2 and [line.startswith("error: ") for line in said].count(True) == 1 and "Traceback" not in str(said)
+
+
+def may_mount(folder: Path) -> bool:
+    """Whether this process may mount a disk; root in a container often may not."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        with mounted(place, "size=1m"):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from orbax.checkpoint.type_handlers import TypeHandlerRegistry
 from alpaca_jax.checkpoint.folder import BEST, NEWEST
 from alpaca_jax.checkpoint.integrity import fault_of, write_checksums
 from alpaca_jax.checkpoint.silence import silence_what_comes_as_an_exception_too
+from alpaca_jax.checkpoint.steady_clock import steady_orbax
 from alpaca_jax.support.errors import UserError, shorten
 
 PARAMETERS, _OPTIMISER, _PROGRESS = "parameters", "optimiser", "progress"
@@ -47,6 +48,7 @@ class Store:
         self, folder: Path, keep: int | None = None, keep_best: int = 0, leaves: TypeHandlerRegistry | None = None
     ):
         silence_what_comes_as_an_exception_too()
+        steady_orbax()
         self._folder, self._under_way = folder, -1
         handlers = {}
         if leaves is not None:
