@@ -45,8 +45,9 @@ smollm2: $(VENV)/run.installed
 	test -e $(RUNS)/smollm2/base || $(BIN)/python -m alpaca_jax.convert import --source="$$($(BIN)/python tools/smollm2_path.py)" --out=$(RUNS)/smollm2/base
 	$(BIN)/python -m alpaca_jax.generate --checkpoint=$(RUNS)/smollm2/base --temperature=0 --max_new_tokens=32 --prompt='The capital of France is'
 
+# Two files of tests at a time: most of the time goes into compiling, which one core does.
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

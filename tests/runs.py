@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -39,12 +40,17 @@ def lines_of(path: Path, without: tuple[str, ...] = ()) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in without} for line in lines]
 
 
-def wait_for_lines(path: Path, count: int) -> None:
-    """Returns when a run has written so many lines."""
+def wait_until(holds: Callable[[], object]) -> None:
+    """Returns when something holds; fails after four minutes."""
     deadline = time.monotonic() + 240
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
+    while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    """Returns when a run has written so many lines."""
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
 
 
 def fake_wandb(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
