@@ -23,7 +23,7 @@ def main() -> int | None:
     flags.add_argument("--input", metavar="FILE", action="append", required=True, help="instruction file; repeatable")
     flags.add_argument("--fix", metavar="OUT", help="cleaned file to write, in the form of the first input")
     flags.add_argument("--json", action="store_true", help="print the counts and examples as one JSON object")
-    flags.add_argument("--tokenizer", metavar="PATH", help="tokenizer, to find what is too long for --seq_len")
+    flags.add_argument("--tokenizer", metavar="PATH", help="as for prepare, to find what is too long for --seq_len")
     flags.add_argument("--seq_len", metavar="N", type=int, help="tokens in a row, template included")
     flags.add_argument("--eval", metavar="FILE", action="append", default=[], help="evaluation tasks; repeatable")
     flags.add_argument(

@@ -1,14 +1,13 @@
 """`python -m alpaca_jax.evaluate`: models answer, people or a model vote blindly, a report says what came out."""
 
-import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from alpaca_jax.remote.connection import CONNECTION_FLAGS, add_connection_flags, take_connection
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.program import Flags, print_json, refuse_unknown, run_program
+from alpaca_jax.support.program import Command, Flags, print_json, require_extra, run_command, run_program
 
 _PROGRAM = "python -m alpaca_jax.evaluate"
 _DESCRIPTION = f"""Compares two models blindly: each answers, people or a model vote, and a report says what came out.
@@ -22,23 +21,20 @@ _DESCRIPTION = f"""Compares two models blindly: each answers, people or a model 
 
 `COMMAND --help` explains each.
 """
+_EXTRA = ("evaluate", "statsmodels", "krippendorff", "jinja2")
 
 
-def main() -> None:
+def main() -> int | None:
     """Runs the command that the arguments name."""
-    arguments = sys.argv[1:]
-    flags = Flags(prog=_PROGRAM, description=_DESCRIPTION)
-    flags.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND", help=", ".join(_COMMANDS))
-    if not arguments or arguments[0].startswith("-"):
-        flags.parse(arguments)
-    command, *rest = arguments
-    if command not in _COMMANDS:
-        refuse_unknown(command, list(_COMMANDS), _PROGRAM)
-    _COMMANDS[command](rest)
+    return run_command(_PROGRAM, _DESCRIPTION, _COMMANDS)
 
 
 def _flags(command: str, description: str) -> Flags:
     return Flags(prog=f"{_PROGRAM} {command}", description=description)
+
+
+def _add_json(flags: Flags, what: str) -> None:
+    flags.add_argument("--json", action="store_true", help=f"print {what} as one JSON object")
 
 
 def _given(flags: Flags, arguments: Sequence[str]) -> dict[str, Any]:
@@ -46,7 +42,7 @@ def _given(flags: Flags, arguments: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in vars(flags.parse(arguments)).items() if value is not None}
 
 
-def _answer(arguments: Sequence[str]) -> None:
+def _answer_flags() -> Flags:
     flags = _flags(
         "answer",
         "A model answers an instruction set: a checkpoint, or a model behind any server that speaks OpenAI's protocol\n"
@@ -57,9 +53,7 @@ def _answer(arguments: Sequence[str]) -> None:
     add("--checkpoint", metavar="DIR", help="what `convert import` wrote, or a work directory of `train`")
     add("--model", metavar="NAME", help="the server's name of the model")
     add("--outputs", metavar="FILE", type=Path, help="answers with `instruction`, `input` and `output` or `response`")
-    add(
-        "--input", metavar="FILE", type=Path, help="any instruction file (default: 68 tasks that come with the package)"
-    )
+    add("--input", metavar="FILE", type=Path, help="any instruction file (default: the package's own 68 tasks)")
     add("--out", metavar="FILE.jsonl", type=Path, required=True, help="the answers")
     add("--name", metavar="NAME", help="of the model in the answers (default: the checkpoint's folder, --model, …)")
     add("--temperature", metavar="T", type=float, help="0: greedy (default 0.7)")
@@ -67,41 +61,29 @@ def _answer(arguments: Sequence[str]) -> None:
     add("--max_new_tokens", metavar="N", type=int, help="(default 600)")
     add("--seed", metavar="N", type=int, help="of a checkpoint's draws (default 0)")
     add("--template", metavar="NAME", help="prompt template, for a checkpoint or --api=completions (default: its own)")
-    add(
-        "--dtype",
-        choices=["float32", "bfloat16", "int8"],
-        metavar="TYPE",
-        help="float32, bfloat16 or int8: a checkpoint's",
-    )
-    add(
-        "--api",
-        choices=["chat", "completions"],
-        metavar="KIND",
-        help="chat (default), or completions: goes on with texts",
-    )
+    dtypes = ("float32", "bfloat16", "int8")
+    add("--dtype", choices=dtypes, metavar="TYPE", help="float32, bfloat16 or int8: a checkpoint's")
     add_connection_flags(flags)
-    add("--json", action="store_true", default=False, help="print counts and cost as one JSON object")
-    values = _given(flags, arguments)
+    _add_json(flags, "counts and cost")
+    return flags
+
+
+def _answer(arguments: Sequence[str]) -> None:
+    values = _given(_answer_flags(), arguments)
 
     from alpaca_jax.evaluation import answering
     from alpaca_jax.evaluation.embedded import QUESTIONS
 
-    as_json = values.pop("json")
-    sources = [name for name in _SOURCES if name in values]
-    if len(sources) != 1:
-        found = " and ".join(f"--{name}" for name in sources) or "none"
-        expected = "one of --checkpoint, --model (with --base_url) and --outputs"
-        raise UserError("flags", expected=expected, found=found, remedy="see `answer --help`")
-    _refuse_others(values, sources[0])
-    connection, source = take_connection(values), values.pop(sources[0])
+    as_json, source = values.pop("json"), _source_of(values)
+    connection, asked = take_connection(values), values.pop(source)
     decoding = answering.Decoding(**{name: values.pop(name) for name in _DECODING if name in values})
     questions, out = values.pop("input", QUESTIONS), values.pop("out")
-    if sources[0] == "checkpoint":
-        result = answering.from_checkpoint(questions, out, source, decoding, **values)
-    elif sources[0] == "model":
-        result = answering.from_server(questions, out, source, decoding, connection, **values)
+    if source == "checkpoint":
+        result = answering.from_checkpoint(questions, out, asked, decoding, **values)
+    elif source == "model":
+        result = answering.from_server(questions, out, asked, decoding, connection, **values)
     else:
-        result = answering.from_outputs(questions, out, source, **values)
+        result = answering.from_outputs(questions, out, asked, **values)
     _tell(result, as_json, f"{result['answers']} answers of {result['model']} in {result['out']}")
 
 
@@ -113,12 +95,19 @@ _SOURCES = {
 }
 
 
-def _refuse_others(values: dict[str, Any], source: str) -> None:
-    """Refuses flags that say nothing for this source of answers."""
+def _source_of(values: dict[str, Any]) -> str:
+    """Where the answers come from, checked to be one place, with flags that mean something there."""
+    sources = [name for name in _SOURCES if name in values]
+    if len(sources) != 1:
+        found = " and ".join(f"--{name}" for name in sources) or "none"
+        expected = "one of --checkpoint, --model (with --base_url) and --outputs"
+        raise UserError("flags", expected=expected, found=found, remedy="see `answer --help`")
+    (source,) = sources
     known = {source, "input", "out", "name"} | _SOURCES[source]
     for name in sorted(values.keys() - known):
         found, remedy = f"it with --{source}", "leave it out"
         raise UserError(f"--{name}", expected=f"flags that belong to --{source}", found=found, remedy=remedy)
+    return source
 
 
 def _pair(arguments: Sequence[str]) -> None:
@@ -134,7 +123,7 @@ def _pair(arguments: Sequence[str]) -> None:
     add("--model_name", metavar="NAME", help="(default: what the file says, or its own name)")
     add("--baseline_name", metavar="NAME", help="likewise")
     add("--seed", metavar="N", type=int, help="of the sides and each annotator's order (default 0)")
-    add("--json", action="store_true", default=False, help="print the counts as one JSON object")
+    _add_json(flags, "the counts")
     values = _given(flags, arguments)
 
     from alpaca_jax.evaluation.pairing import make_pairs
@@ -176,18 +165,12 @@ def _judge(arguments: Sequence[str]) -> None:
     add("--out", metavar="VOTES.jsonl", type=Path, required=True, help="the votes")
     add("--model", metavar="NAME", required=True, help="the server's name of the model that judges")
     add("--annotator", metavar="NAME", help="the name under which it votes (default: the model's)")
-    add(
-        "--api",
-        choices=["chat", "completions"],
-        metavar="KIND",
-        help="chat (default), or completions: goes on with texts",
-    )
     add("--max_tokens", metavar="N", type=int, help="of a verdict with its reason (default 512)")
     add_connection_flags(flags)
-    add("--json", action="store_true", default=False, help="print counts and cost as one JSON object")
+    _add_json(flags, "counts and cost")
     values = _given(flags, arguments)
 
-    _require_extra("judge")
+    require_extra("evaluate judge", *_EXTRA)
 
     from alpaca_jax.evaluation.judge import JudgeSettings, judge
 
@@ -212,10 +195,10 @@ def _report(arguments: Sequence[str]) -> None:
     add("--pairs", metavar="FILE", type=Path, action="append", help="pair files that have been moved since the votes")
     add("--training", metavar="FILE", type=Path, action="append", help="training data to look for the questions in")
     add("--out", metavar="FOLDER", type=Path, help="gets report.md, report.json and report.html")
-    add("--json", action="store_true", default=False, help="print the figures as one JSON object, rates in percent")
+    _add_json(flags, "the figures, rates in percent,")
     values = _given(flags, arguments)
 
-    _require_extra("report")
+    require_extra("evaluate report", *_EXTRA)
 
     from alpaca_jax.evaluation.report import make_report
 
@@ -229,14 +212,6 @@ def _report(arguments: Sequence[str]) -> None:
     sys.stdout.write(as_markdown(result))
 
 
-def _require_extra(command: str) -> None:
-    """Refuses to begin without the packages of the extra `evaluate`."""
-    missing = [name for name in ("statsmodels", "krippendorff", "jinja2") if importlib.util.find_spec(name) is None]
-    if missing:
-        found, remedy = f"no {missing[0]}", "install alpaca-jax[evaluate]"
-        raise UserError(f"evaluate {command}", expected="the extra `evaluate`", found=found, remedy=remedy)
-
-
 def _tell(result: dict[str, Any], as_json: bool, line: str) -> None:
     if as_json:
         print_json(result)
@@ -245,7 +220,7 @@ def _tell(result: dict[str, Any], as_json: bool, line: str) -> None:
     print(line + (f", cost ${cost:.4f}" if cost is not None else ""))
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+_COMMANDS: dict[str, Command] = {
     "answer": _answer,
     "pair": _pair,
     "annotate": _annotate,

@@ -24,38 +24,7 @@ _REJECTIONS_SHOWN = 3
 
 def main() -> int | None:
     """Parses the flags, prepares, and says what came of it."""
-    flags = Flags(prog="python -m alpaca_jax.prepare", description=__doc__, epilog=_EXAMPLE)
-    flags.add_argument("--input", metavar="FILE", action="append", required=True, help="instruction file; repeatable")
-    flags.add_argument(
-        "--weights",
-        metavar="W,W,…",
-        default="",
-        help="for each --input how often its records are packed; 2.5 is twice, and a third time by chance, which the "
-        "seed decides (default 1 each)",
-    )
-    flags.add_argument(
-        "--tokenizer", metavar="PATH", required=True, help="SentencePiece model, tokenizer.json, or a folder with one"
-    )
-    flags.add_argument("--seq_len", metavar="N", type=int, required=True, help="tokens in a row")
-    flags.add_argument("--out", metavar="DIR", required=True, help="folder to make")
-    flags.add_argument(
-        "--template",
-        metavar="NAME",
-        default="alpaca",
-        help="alpaca (default), or that of a chat model: chatml, llama3 …",
-    )
-    flags.add_argument(
-        "--tokenization",
-        metavar="HOW",
-        default="exact",
-        help="exact: prompt and answer apart (default); stanford: together, as the original did",
-    )
-    flags.add_argument("--seed", metavar="N", type=int, default=0, help="of the order of packing (default 0)")
-    flags.add_argument(
-        "--eval_fraction", metavar="F", type=float, default=0.0, help="share of records held out (default 0)"
-    )
-    flags.add_argument("--json", action="store_true", help="print the counts as one JSON object")
-    values = flags.parse()
+    values = _flags().parse()
 
     from alpaca_jax.data.preparation import Request, parse_weights, prepare
 
@@ -77,6 +46,44 @@ def main() -> int | None:
     else:
         _print_summary(metadata, values.out, already)
     return 0
+
+
+def _flags() -> Flags:
+    flags = Flags(prog="python -m alpaca_jax.prepare", description=__doc__, epilog=_EXAMPLE)
+    flags.add_argument("--input", metavar="FILE", action="append", required=True, help="instruction file; repeatable")
+    flags.add_argument(
+        "--weights",
+        metavar="W,W,…",
+        default="",
+        help="for each --input how often its records are packed; 2.5 is twice, and a third time by chance, which the "
+        "seed decides (default 1 each)",
+    )
+    flags.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        required=True,
+        help="SentencePiece model, tokenizer.json, or a folder with one: of a model, a checkpoint, a run",
+    )
+    flags.add_argument("--seq_len", metavar="N", type=int, required=True, help="tokens in a row")
+    flags.add_argument("--out", metavar="DIR", required=True, help="folder to make")
+    flags.add_argument(
+        "--template",
+        metavar="NAME",
+        default="alpaca",
+        help="alpaca (default), or that of a chat model: chatml, llama3 …",
+    )
+    flags.add_argument(
+        "--tokenization",
+        metavar="HOW",
+        default="exact",
+        help="exact: prompt and answer apart (default); stanford: together, as the original did",
+    )
+    flags.add_argument("--seed", metavar="N", type=int, default=0, help="of the order of packing (default 0)")
+    flags.add_argument(
+        "--eval_fraction", metavar="F", type=float, default=0.0, help="share of records held out (default 0)"
+    )
+    flags.add_argument("--json", action="store_true", help="print the counts as one JSON object")
+    return flags
 
 
 def _print_summary(metadata: Mapping[str, Any], out: str, already: bool) -> None:

@@ -29,12 +29,6 @@ def _flags() -> Flags:
     add("--num", metavar="N", type=int, required=True, help="how many records")
     add("--model", metavar="NAME", required=True, help="the server's name of the model")
     add(
-        "--api",
-        choices=["chat", "completions"],
-        metavar="KIND",
-        help="chat (default), or completions: goes on with texts",
-    )
-    add(
         "--mode",
         choices=["alpaca", "self_instruct"],
         metavar="MODE",

@@ -6,17 +6,15 @@ lets --host be any address. Ctrl-C or SIGTERM ends it when the answers under way
 """
 
 import dataclasses
-import importlib.util
 import os
 from pathlib import Path
 
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.program import Flags, run_program
+from alpaca_jax.support.program import Flags, require_extra, run_program
 
 _EXAMPLE = """
 example: … --checkpoint=runs/alpaca --compare=runs/base --moderation=wordlist --wordlist=words.txt
 """
-_PACKAGES = ("fastapi", "uvicorn", "gradio", "prometheus_client", "regex")
 
 
 def _flags() -> Flags:
@@ -39,7 +37,7 @@ def _flags() -> Flags:
         help="filter of prompts and answers: none (default), openai (a service), wordlist, both",
     )
     add("--wordlist", metavar="FILE", type=Path, help="what must not be said: a word, phrase or /expression/ a line")
-    add("--moderation_base_url", metavar="URL", help="service that speaks as OpenAI's moderation, up to /v1")
+    add("--moderation_base_url", metavar="URL", help="the service, up to /v1 (default: OPENAI_BASE_URL, else OpenAI's)")
     add("--watermark_key", metavar="FILE", type=Path, help="mark the answers with the key that `watermark key` made")
     add(
         "--feedback", metavar="FILE", type=Path, default=Path("feedback.sqlite"), help="flags and votes of the web page"
@@ -66,8 +64,7 @@ def main() -> None:
         return
     if not values.checkpoint:
         raise UserError("--checkpoint", expected="a folder", found="none", remedy="name what is to answer")
-    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
-        raise UserError("serve", expected="the extra `web`", found=f"no {missing[0]}", remedy="install alpaca-jax[web]")
+    require_extra("serve", "web", "fastapi", "uvicorn", "gradio", "prometheus_client", "regex")
 
     from alpaca_jax.serving.startup import Options, serve
 

@@ -1,11 +1,10 @@
 """`python -m alpaca_jax.watermark`: makes the key of a watermark, and finds the watermark in texts."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.program import Flags, print_json, refuse_unknown, run_program
+from alpaca_jax.support.program import Command, Flags, print_json, run_command, run_program
 
 if TYPE_CHECKING:
     from alpaca_jax.generation.watermark import Detection
@@ -34,15 +33,7 @@ z, p, p_exact, tokens (T), green (g) and detected: of the one text, or of all of
 
 def main() -> int | None:
     """Runs the command that the arguments name."""
-    arguments = sys.argv[1:]
-    flags = Flags(prog=_PROGRAM, description=_DESCRIPTION)
-    flags.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND", help=", ".join(_COMMANDS))
-    if not arguments or arguments[0].startswith("-"):
-        flags.parse(arguments)
-    command, *rest = arguments
-    if command not in _COMMANDS:
-        refuse_unknown(command, list(_COMMANDS), _PROGRAM)
-    return _COMMANDS[command](rest)
+    return run_command(_PROGRAM, _DESCRIPTION, _COMMANDS)
 
 
 def _key(arguments: Sequence[str]) -> None:
@@ -70,7 +61,7 @@ def _detect(arguments: Sequence[str]) -> None:
         "--tokenizer",
         metavar="PATH",
         required=True,
-        help="the model's: a file, or its folder, which a checkpoint has as DIR/tokenizer",
+        help="the model's: a file, or a folder with it, such as a checkpoint",
     )
     flags.add_argument("--input", metavar="FILE", required=True, help="one text, or records with a text each")
     flags.add_argument("--json", action="store_true", help="print the figures as one JSON object")
@@ -105,7 +96,7 @@ def _in_words(detection: "Detection") -> str:
     )
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"key": _key, "detect": _detect}
+_COMMANDS: dict[str, Command] = {"key": _key, "detect": _detect}
 
 if __name__ == "__main__":
     run_program(main)

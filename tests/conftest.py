@@ -19,7 +19,7 @@ from jaxtyping import install_import_hook
 _CHECKED = ("model.rope", "model.attention", "model.cache", "model.llama", "training.loss", "generation.sampling")
 install_import_hook([f"alpaca_jax.{name}" for name in _CHECKED], "beartype.beartype")
 
-pytest_plugins = ["tests.browser"]  # the fixture `open_page`
+pytest_plugins = ["tests.browser", "tests.openai_server", "tests.making"]  # their fixtures
 
 
 @pytest.fixture(scope="session")

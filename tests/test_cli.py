@@ -1,5 +1,6 @@
 """Every program: its help is one screen and quick, and a wrong flag is one line."""
 
+import resource
 import subprocess
 import sys
 
@@ -8,22 +9,38 @@ import pytest
 from alpaca_jax.cli import PROGRAMS
 from tests.programs import the_one_line
 
+# What takes seconds to import must not stand between a user and the help.
+HEAVY = ["jax", "flax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "transformers", "torch"]
+PARTS = {
+    "convert": ["import", "export", "diff", "recover", "verify"],
+    "evaluate": ["answer", "pair", "annotate", "judge", "report", "diversity"],
+    "watermark": ["detect"],
+}
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_help_is_one_screen_and_starts_nothing_heavy(name: str):
-    # What takes seconds to import must not stand between a user and the help.
-    heavy = "jax flax orbax grain tensorflow_datasets matplotlib transformers torch".split()  # noqa: SIM905
+
+@pytest.mark.parametrize("call", [*PROGRAMS, *(f"{name} {part}" for name in PARTS for part in PARTS[name])])
+def test_help_is_one_screen_and_starts_nothing_heavy(call: str):
+    name, *words = call.split()
     program = (
-        f"import runpy, sys; sys.argv = ['{name}', '--help']\n"
+        f"import runpy, sys; sys.argv = {[name, *words, '--help']}\n"
         f"try: runpy.run_module('alpaca_jax.{name}', run_name='__main__')\n"
         f"except SystemExit as exit: assert not exit.code\n"
-        f"print([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert ended.stderr == "[]\n"
     assert "usage:" in ended.stdout
     assert len(ended.stdout.splitlines()) <= 40
     assert max(map(len, ended.stdout.splitlines())) <= 120
+    # A third of that on an idle machine.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.5
+
+
+def test_the_package_itself_imports_nothing():
+    program = "import sys; before = set(sys.modules); import alpaca_jax; print(sorted(set(sys.modules) - before))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "['alpaca_jax']\n"
 
 
 # A call of each program as it should be.

@@ -11,7 +11,9 @@ from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
 from alpaca_jax.data.instructions import read_records
 from alpaca_jax.data.packed_dataset import open_packed_dataset
 from alpaca_jax.data.prompt import render_prompt
+from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.support.program import run_program
+from tests.checkpoints import write_checkpoint
 
 GOOD = '{"instruction": "Name a fruit.", "input": "", "output": "Apple"}\n'
 
@@ -63,6 +65,14 @@ def test_every_record_comes_through_whole(run, tmp_path):
     # Prompts begin with the space that a SentencePiece tokenizer invents.
     expected = sorted((" " + render_prompt(task.instruction, task.input), task.output) for task in tasks)
     assert sorted(texts_in(tmp_path / "d")["train"]) == expected
+
+
+def test_the_tokenizer_may_be_a_checkpoints_or_a_runs(run, tmp_path):
+    write_checkpoint(tmp_path / "run" / "checkpoints")
+    for place, out in (("run", "first"), ("run/checkpoints", "second")):
+        code, _, err = run(input=SEED_TASKS, tokenizer=tmp_path / place, seq_len=512, out=tmp_path / out)
+        assert code == 0, err
+        assert open_packed_dataset(tmp_path / out).tokenizer().sha256 == load_tokenizer(TOKENIZER).sha256
 
 
 def test_the_counts_are_those_of_the_rows(run, tmp_path):

@@ -45,7 +45,7 @@ OPTIONAL = {
     "transformers": {"alpaca_jax/convert/verify.py"},
     "wandb": {"alpaca_jax/training/wandb_process.py"},
     "prometheus_client": {"alpaca_jax/serving/metrics.py"},
-    "uvicorn": {"alpaca_jax/serving/server.py", "alpaca_jax/evaluation/annotate.py"},
+    "uvicorn": {"alpaca_jax/serving/server.py"},
     "regex": {"alpaca_jax/serving/word_list.py", "alpaca_jax/serving/held_text.py"},
     "pydantic": {"alpaca_jax/serving/schema.py", "alpaca_jax/evaluation/annotate_app.py"},
     "gradio": {f"alpaca_jax/serving/{name}.py" for name in ("demo", "demo_page", "demo_panel")},

@@ -6,13 +6,13 @@ python tools/bench_generate.py --checkpoint=DIR [--batches=1,8] [--new_tokens=64
 Each model answers the same prompts of 64 tokens, greedily; they take turns, so that whatever else the machine does
 slows all of them. A turn makes `--new_tokens` tokens a prompt, no fewer; the time of the prompt and of the first of
 them, taken from a turn of one token, is left out, so that what is told is decoding alone. Figures are medians of the
-turns. On an accelerator transformers is left out, and the bytes that a step must read (weights and cache) are set
-against the memory's bandwidth.
+turns. Processor time, summed over the cores, tells what a step costs where others use the machine too. What ours holds
+are all arrays that came with it; what it needs are its weights and its cache. On an accelerator transformers is left
+out, and the bytes that a step must read (weights and cache) are set against the memory's bandwidth.
 """
 
 import dataclasses
 import gc
-import resource
 import statistics
 import tempfile
 import time
@@ -27,13 +27,22 @@ _PROMPT = 64
 
 @dataclasses.dataclass
 class _Model:
-    """Whoever takes a turn: `answer` makes so many tokens for each prompt; `step_bytes` is what one step reads."""
+    """Whoever takes a turn: `answer` makes so many tokens for each prompt.
+
+    Attributes:
+      step_bytes: what one step reads.
+      needed_bytes: of weights and cache.
+      held_bytes: of all arrays that there are more than before it was made.
+      turns: seconds of a step, and seconds of the processor's.
+    """
 
     name: str
     dtype: str
     answer: Callable[[int], None]
-    step_bytes: int = 0
-    turns: list[float] = dataclasses.field(default_factory=list)
+    step_bytes: int | None = None
+    needed_bytes: int | None = None
+    held_bytes: int | None = None
+    turns: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
 
 def main() -> int:
@@ -64,10 +73,14 @@ def main() -> int:
             results += [_result(model, batch, values.new_tokens) for model in models]
             del models
             gc.collect()
-    table = Table("batch", "who", "type", "tokens/s", "ms a step", "of the bandwidth", box=None, pad_edge=False)
+    heads = ("batch", "who", "type", "tokens/s", "ms a step", "processor ms", "of the bandwidth", "holds / needs MiB")
+    table = Table(*heads, box=None, pad_edge=False)
     for line in results:
         share = "–" if line["bandwidth_share"] is None else f"{line['bandwidth_share']:.0%}"
-        cells = (f"{line['tokens_per_second']:.1f}", f"{line['milliseconds']:.2f}", share)
+        held, needed = line["held_bytes"], line["needed_bytes"]
+        memory = "–" if held is None else f"{held / 2**20:,.1f} / {needed / 2**20:,.1f}"
+        times = (f"{line[name]:.2f}" for name in ("milliseconds", "processor_milliseconds"))
+        cells = (f"{line['tokens_per_second']:.1f}", *times, share, memory)
         table.add_row(str(line["batch"]), line["who"], line["dtype"], *cells)
     console.print(table, markup=False)
     if values.json:
@@ -81,12 +94,15 @@ def _take_turns(models: list[_Model], rounds: int, new_tokens: int) -> None:
         model.answer(new_tokens)
     for _ in range(rounds):
         for model in models:
-            started = time.perf_counter()
-            model.answer(1)
-            first = time.perf_counter() - started
-            started = time.perf_counter()
-            model.answer(new_tokens)
-            model.turns.append((time.perf_counter() - started - first) / (new_tokens - 1))
+            first, whole = _seconds(model, 1), _seconds(model, new_tokens)
+            wall, processor = ((both - one) / (new_tokens - 1) for one, both in zip(first, whole, strict=True))
+            model.turns.append((wall, processor))
+
+
+def _seconds(model: _Model, new_tokens: int) -> tuple[float, float]:
+    started, used = time.perf_counter(), time.process_time()
+    model.answer(new_tokens)
+    return time.perf_counter() - started, time.process_time() - used
 
 
 def _result(model: _Model, batch: int, new_tokens: int) -> dict[str, Any]:
@@ -94,7 +110,7 @@ def _result(model: _Model, batch: int, new_tokens: int) -> dict[str, Any]:
 
     from alpaca_jax.parallel.chips import CHIPS
 
-    seconds = statistics.median(model.turns)
+    seconds, processor = (statistics.median(times) for times in zip(*model.turns, strict=True))
     kind = jax.devices()[0].device_kind
     bandwidth = next((chip.bandwidth for chip in CHIPS.values() if kind in chip.kinds), None)
     share = model.step_bytes / seconds / bandwidth / jax.device_count() if bandwidth and model.step_bytes else None
@@ -104,10 +120,12 @@ def _result(model: _Model, batch: int, new_tokens: int) -> dict[str, Any]:
         "dtype": model.dtype,
         "tokens_per_second": batch / seconds,
         "milliseconds": seconds * 1000,
-        "turns_milliseconds": [turn * 1000 for turn in model.turns],
+        "processor_milliseconds": processor * 1000,
+        "turns_milliseconds": [wall * 1000 for wall, _ in model.turns],
         "step_bytes": model.step_bytes,
         "bandwidth_share": share,
-        "peak_memory_bytes_of_process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "needed_bytes": model.needed_bytes,
+        "held_bytes": model.held_bytes,
     }
 
 
@@ -121,6 +139,7 @@ def _ours(checkpoint: str, dtype: str, batch: int) -> _Model:
     from alpaca_jax.generation.load import load_engine
     from alpaca_jax.generation.sampling import Sampling
 
+    before = _array_bytes(jax.live_arrays())
     engine = load_engine(checkpoint, dtype, slots=batch)
     engine.ends = frozenset()  # as many tokens as were asked for, whatever they are
     config = engine.definition.config
@@ -132,12 +151,18 @@ def _ours(checkpoint: str, dtype: str, batch: int) -> _Model:
         while engine.step():
             pass
 
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(engine.parameters))
-    if not config.tied_embeddings:  # of the embedding a step reads a row a prompt
-        weights -= sum(leaf.nbytes for leaf in jax.tree.leaves(engine.parameters["embedding"]))
+    answer(1)  # makes the cache
+    held = _array_bytes(jax.live_arrays()) - before
+    weights = _array_bytes(jax.tree.leaves(engine.parameters))
     slots, itemsize = 256, engine.parameters["embedding"].dtype.itemsize
     cache = 2 * config.num_layers * batch * slots * config.num_kv_heads * config.head_dim * itemsize
-    return _Model("alpaca_jax", dtype, answer, weights + cache)
+    # Of an embedding that is not the head as well, a step reads a row a prompt.
+    unread = 0 if config.tied_embeddings else _array_bytes(jax.tree.leaves(engine.parameters["embedding"]))
+    return _Model("alpaca_jax", dtype, answer, weights - unread + cache, weights + cache, held)
+
+
+def _array_bytes(arrays: list[Any]) -> int:
+    return sum(array.nbytes for array in arrays)
 
 
 def _theirs(checkpoint: str, folder: Path, dtype: str, batch: int) -> _Model:

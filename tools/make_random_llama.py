@@ -2,8 +2,8 @@
 
     python tools/make_random_llama.py --preset=llama_7b --tokenizer=FOLDER_OR_FILE --out=DIR [--vocab_size=N]
 
-A 7B one takes 13.5 GB. The numbers are those of an untrained model in spread (standard deviation 0.02), so that
-nothing about them is special: they neither compress nor overflow. Memory stays below a few tensors.
+A 7B one takes 13.5 GB. The numbers are those of an untrained model in spread (standard deviation 0.02; norms are
+1), so that nothing about them is special: they neither compress nor overflow. Memory stays below a few tensors.
 """
 
 from pathlib import Path
@@ -49,7 +49,9 @@ def make_folder(model: ModelConfig, tokenizer: str, out: Path, seed: int = 0) ->
     # Drawing 7 billion normal numbers takes minutes; random windows of a few million of them take seconds.
     pool = (0.02 * rng.standard_normal(_POOL, np.float32)).astype(_BFLOAT16).view(np.uint16)
 
-    def tensor(info: TensorInfo) -> np.ndarray:
+    def tensor(name: str, info: TensorInfo) -> np.ndarray:
+        if name.endswith("norm.weight"):
+            return np.ones(info.shape, _BFLOAT16)
         bits = np.empty(info.shape, np.uint16)
         flat = bits.reshape(-1)
         for start in range(0, flat.size, _POOL // 2):
@@ -62,7 +64,7 @@ def make_folder(model: ModelConfig, tokenizer: str, out: Path, seed: int = 0) ->
         config = write_model_config(model, bos_id=loaded.bos_id, eos_id=loaded.eos_id, dtype="bfloat16")
         write_json_atomic(unfinished / "config.json", config)
         writer = FolderWriter(unfinished, infos)
-        tensors = ((name, tensor(info)) for name, info in infos.items())
+        tensors = ((name, tensor(name, info)) for name, info in infos.items())
         for name, array in track(ahead(tensors), "writing tensors", len(infos)):
             writer.write(name, array)
         writer.close()

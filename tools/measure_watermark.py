@@ -17,7 +17,6 @@ and the text is looked through as any other; answers that end sooner are counted
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +78,7 @@ def main() -> int | None:
     records = [each.record for each in read_records(values.input) if isinstance(each.record, Instruction)]
     if not records:
         raise UserError(values.input, expected="instructions", found="none", remedy="give another file")
-    tokenizer = load_tokenizer(values.tokenizer or Path(values.checkpoint) / "tokenizer")
+    tokenizer = load_tokenizer(values.tokenizer or values.checkpoint)
     report: dict[str, Any] = {
         "gamma": watermark.gamma,
         "delta": watermark.delta,

@@ -1,9 +1,8 @@
 """`python -m alpaca_jax.convert`: brings models of other programs in, takes ours out, and proves both."""
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from alpaca_jax.support.program import Flags, print_json, refuse_unknown, run_program
+from alpaca_jax.support.program import Command, Flags, print_json, run_command, run_program
 
 _PROGRAM = "python -m alpaca_jax.convert"
 _DESCRIPTION = f"""Brings models of other programs in, takes ours out, and proves both.
@@ -26,15 +25,7 @@ _CHECKPOINT = "what `import` wrote, or a work directory of `train`; DIR/best, DI
 
 def main() -> int | None:
     """Runs the command that the arguments name."""
-    arguments = sys.argv[1:]
-    flags = Flags(prog=_PROGRAM, description=_DESCRIPTION)
-    flags.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND", help=", ".join(_COMMANDS))
-    if not arguments or arguments[0].startswith("-"):
-        flags.parse(arguments)
-    command, *rest = arguments
-    if command not in _COMMANDS:
-        refuse_unknown(command, list(_COMMANDS), _PROGRAM)
-    return _COMMANDS[command](rest)
+    return run_command(_PROGRAM, _DESCRIPTION, _COMMANDS)
 
 
 def _flags(command: str, description: str, **required: str) -> Flags:
@@ -167,7 +158,7 @@ def _say(line: str) -> None:
     console.print(line, markup=False)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
+_COMMANDS: dict[str, Command] = {
     "import": _import,
     "export": _export,
     "verify": _verify,

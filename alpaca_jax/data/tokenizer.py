@@ -70,9 +70,9 @@ class Tokenizer(Protocol):
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer in a SentencePiece `.model` file, a `tokenizer.json` file, or a folder with one of them.
 
-    A folder holds `tokenizer.model` (taken first) or `tokenizer.json`. A `tokenizer_config.json` in the same place, in
-    Hugging Face's form, may name `bos_token` and `eos_token` and say `add_bos_token`. A special token that is an empty
-    string counts as missing.
+    A folder holds `tokenizer.model` (taken first) or `tokenizer.json`; a checkpoint, packed data or a work directory of
+    `train` holds such a folder. A `tokenizer_config.json` in the same place, in Hugging Face's form, may name
+    `bos_token` and `eos_token` and say `add_bos_token`. A special token that is an empty string counts as missing.
 
     Raises:
       UserError: no such file, not a tokenizer, no end-of-text token, or the same token for bos and eos.

@@ -14,6 +14,8 @@ from alpaca_jax.support.hashing import sha256_file, sha256_json
 _LARGEST_MODEL = 2**26
 
 _MODEL, _JSON, _CONFIG = "tokenizer.model", "tokenizer.json", "tokenizer_config.json"
+# Where a folder of ours has it: itself, a checkpoint or packed data, a work directory of `train`.
+_WITHIN = (".", "tokenizer", "checkpoints/tokenizer")
 # What else belongs to a described tokenizer: nothing here reads it, it goes along for those who load the model next.
 _COMPANIONS = ("special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
 
@@ -123,19 +125,22 @@ class TokenizerFiles:
 def find(path: str | Path) -> TokenizerFiles:
     """The files of the tokenizer at `path`: a file, or a folder that holds one under its usual name.
 
+    In a checkpoint, in packed data and in a work directory of `train` it is found in the folder that they keep it in.
+
     Raises:
       UserError: nothing there, or nothing of a tokenizer's.
     """
     path = Path(path)
     with explain_os_errors(path):
         if path.is_dir():
-            present = [path / name for name in (_MODEL, _JSON) if (path / name).is_file()]
+            places = [path / folder / name for folder in _WITHIN for name in (_MODEL, _JSON)]
+            present = [place for place in places if place.is_file()]
             if not present:
                 raise UserError(
                     str(path),
-                    expected=f"a folder with {_MODEL} or {_JSON}",
+                    expected=f"a folder with {_MODEL} or {_JSON}, or a checkpoint",
                     found="neither",
-                    remedy="give the folder of a model, or the tokenizer's file itself",
+                    remedy="give the folder of a model, a checkpoint, or the tokenizer's file itself",
                 )
             file = present[0]
         else:

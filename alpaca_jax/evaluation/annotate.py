@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.program import Flags
+from alpaca_jax.support.program import Flags, require_extra
 from alpaca_jax.support.progress import console
 
 DESCRIPTION = """Serves a web page on which people compare the answers of a pair file, blind. Each gives a name, and
@@ -14,7 +14,6 @@ SQLite file before the page shows the next pair. Without a key the page is for t
 the environment is the password that browsers must give, and lets --host be any address. With --export, the votes are
 written in the form that `report` reads, and nothing is served.
 """
-_KEY = "ALPACA_JAX_API_KEY"
 
 
 def add_flags(flags: Flags) -> None:
@@ -41,27 +40,19 @@ def run(values: argparse.Namespace) -> None:
     if values.export:
         _export(values)
         return
-    key = os.environ.get(_KEY) or None
-    _check_extra()
+    require_extra("evaluate annotate", "web", "fastapi", "uvicorn", "prometheus_client")
 
     from alpaca_jax.evaluation.annotate_app import create_app
-    from alpaca_jax.serving.server import is_loopback, open_socket
+    from alpaca_jax.serving.server import client_key, open_socket, url_of
     from alpaca_jax.serving.server import run as serve
     from alpaca_jax.serving.settings import Limits
 
-    if not key and not is_loopback(values.host):
-        raise UserError(
-            f"--host={values.host}",
-            expected=f"{_KEY} in the environment, since others reach that address",
-            found="none",
-            remedy="set it, or listen at 127.0.0.1",
-        )
+    key = client_key(values.host, os.environ)
     with open_socket(values.host, values.port) as opened:
         votes = Votes(values.votes, pairs)
         limits = Limits(body_bytes=2**16)
         app = create_app(pairs, votes, limits, key=key, hosts=[values.host])
-        name = f"[{values.host}]" if ":" in values.host else values.host
-        address = f"http://{name}:{opened.getsockname()[1]}/"
+        address = f"{url_of(values.host, opened)}/"
         words = f"{len(pairs.pairs)} pairs, {len(votes.all())} votes so far; the page is at {address} (Ctrl-C ends it)"
         serve(app, opened, limits, lambda: console.print(words, markup=False))
 
@@ -81,12 +72,3 @@ def _export(values: argparse.Namespace) -> None:
     write_text_atomic(values.export, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     annotators = len({line["annotator"] for line in lines})
     console.print(f"{len(lines)} votes of {annotators} annotators written to {values.export}", markup=False)
-
-
-def _check_extra() -> None:
-    try:
-        import fastapi  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        remedy = "install alpaca-jax[web]"
-        raise UserError("evaluate annotate", expected="the extra `web`", found=str(error), remedy=remedy) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_jax.evaluation.questions import Question
+from alpaca_jax.support.continued import check_output, check_settings
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import explain_os_errors, parse_json, read_json, write_json_atomic
 from alpaca_jax.support.hashing import sha256_file
@@ -32,22 +33,11 @@ def begin(out: Path, settings: dict[str, Any], questions: Path) -> None:
         settings |= {"instructions": str(questions), "instructions_sha256": sha256_file(questions)}
     path = beside(out)
     if not path.exists():
-        if out.exists():
-            remedy = "choose another name, or move the file away"
-            expected = f"a file that does not exist, or one with {path.name}"
-            raise UserError(str(out), expected=expected, found="a file alone", remedy=remedy)
+        check_output(out, path)
         write_json_atomic(path, settings | {"alpaca_jax": __version__})
         return
     known = read_json(path)
-    ours, theirs = identity(settings), identity(known if isinstance(known, dict) else {})
-    for field in sorted(ours.keys() | theirs.keys()):
-        if ours.get(field) != theirs.get(field):
-            raise UserError(
-                str(path),
-                expected=f"{field} = {shorten(ours.get(field))}, as now",
-                found=f"{shorten(theirs.get(field))}, with which {out.name} was begun",
-                remedy="go on with that value, or choose another --out",
-            )
+    check_settings(path, identity(settings), identity(known if isinstance(known, dict) else {}))
 
 
 def identity(settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from alpaca_jax.data.prompt import BOS, EOS, template_named
+from alpaca_jax.data.prompt import BOS, DEFAULT_TEMPLATE, EOS, Template, template_named
 from alpaca_jax.evaluation.answer_file import answer_line, begin, beside, identity, lines_there
 from alpaca_jax.evaluation.asking import ask_all
 from alpaca_jax.evaluation.questions import Question, answers_to, read_questions
-from alpaca_jax.remote.client import check_key
-from alpaca_jax.remote.connection import Connection
+from alpaca_jax.remote.connection import Connection, key_and_address
 from alpaca_jax.remote.log import RequestLog
 from alpaca_jax.remote.protocol import Ask
 from alpaca_jax.support.errors import UserError
@@ -21,7 +20,8 @@ from alpaca_jax.support.hashing import sha256_file
 from alpaca_jax.support.progress import ProgressBar, console
 
 if TYPE_CHECKING:
-    from alpaca_jax.generation.engine import Engine, Piece
+    from alpaca_jax.generation.engine import Engine
+    from alpaca_jax.generation.requests import Piece
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +85,7 @@ def from_checkpoint(
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": _checkpoint_sha256(folder.path, folder.step),
         "dtype": dtype,
-        "template": chosen.name,
-        "template_sha256": chosen.sha256,
+        **_described(chosen),
     }
     name = name or Path(checkpoint).resolve().name
     begin(out, {"model": name, **how, "decoding": dataclasses.asdict(decoding)}, questions_path)
@@ -175,42 +174,57 @@ def from_server(
     if template and api == "chat":
         remedy = "leave one out: in a chat the server has its own template"
         raise UserError("--template", expected="--api=completions with it", found="--api=chat", remedy=remedy)
-    how: dict[str, Any] = {"source": "server", "api": api}
-    if api == "completions":
-        chosen = template_named(template or "alpaca")
-        how |= {"template": chosen.name, "template_sha256": chosen.sha256}
+    chosen = template_named(template or DEFAULT_TEMPLATE) if api == "completions" else None
+    how = {"source": "server", "api": api, **(_described(chosen) if chosen else {})}
     name = name or model
-    check_key(connection.base_url)
+    key_and_address(connection.base_url)
     begin(out, {"model": name, **how, "asked": model, "decoding": dataclasses.asdict(decoding)}, questions_path)
-    asks = [
-        Ask(
-            key=question.id,
-            model=model,
-            prompts=(question.text if api == "chat" else _prompt(question, how["template"]),),
-            max_tokens=decoding.max_new_tokens,
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            chat=api == "chat",
+    asks = [_ask(question, model, decoding, chosen) for question in questions]
+    run_identity = identity(read_json(beside(out)))
+    counts = ask_all(asks, connection, out, run_identity, lambda log: _write(out, questions, log, name), "answers")
+    return {"answers": len(questions), "model": name, "out": str(out), **counts}
+
+
+def _ask(question: Question, model: str, decoding: Decoding, template: Template | None) -> Ask:
+    """The request for an answer: in a chat, or where there is a template, as a text to be continued."""
+    return Ask(
+        key=question.id,
+        model=model,
+        prompts=(_prompt(question, template) if template else question.text,),
+        max_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        chat=template is None,
+    )
+
+
+def _prompt(question: Question, template: Template) -> str:
+    """A question in a template, as one text; the token that begins a text is the server's to add."""
+    segments = template.prompt(question.record)
+    if any(segment.special and segment.text == EOS for segment in segments):
+        raise UserError(
+            "--template",
+            expected="one whose prompts are texts alone",
+            found=f"{template.name!r}, which writes the tokenizer's own end token",
+            remedy="use --api=chat",
         )
-        for question in questions
-    ]
+    return "".join(segment.text for segment in segments if not (segment.special and segment.text == BOS))
 
-    def write(log: RequestLog) -> None:
-        lines = []
-        for question in questions:
-            if answer := log.answers.get(question.id):
-                choice = answer.choices[0]
-                lines.append(answer_line(question, choice.text.strip(), name, choice.finish))
-            elif question.id in log.given_up:
-                lines.append(answer_line(question, "", name, "given_up"))
-        write_text_atomic(out, b"".join(lines).decode())
 
-    return {
-        "answers": len(questions),
-        "model": name,
-        "out": str(out),
-        **ask_all(asks, connection, out, identity(read_json(beside(out))), write, "answers"),
-    }
+def _write(out: Path, questions: Sequence[Question], log: RequestLog, name: str) -> None:
+    """Writes the answers that a log has so far, in the order of the questions."""
+    lines = []
+    for question in questions:
+        if answer := log.answers.get(question.id):
+            choice = answer.choices[0]
+            lines.append(answer_line(question, choice.text.strip(), name, choice.finish))
+        elif question.id in log.given_up:
+            lines.append(answer_line(question, "", name, "given_up"))
+    write_text_atomic(out, b"".join(lines).decode())
+
+
+def _described(template: Template) -> dict[str, str]:
+    return {"template": template.name, "template_sha256": template.sha256}
 
 
 def from_outputs(questions_path: Path, out: Path, outputs: Path, *, name: str | None = None) -> dict[str, Any]:
@@ -246,16 +260,3 @@ def _checkpoint_sha256(folder: Path, step: str) -> str:
         if (folder / name).is_file():
             digest.update(f"{name} {sha256_file(folder / name)}\n".encode())
     return digest.hexdigest()
-
-
-def _prompt(question: Question, template: str) -> str:
-    """A question in a template, as one text; the token that begins a text is the server's to add."""
-    segments = template_named(template).prompt(question.record)
-    if any(segment.special and segment.text == EOS for segment in segments):
-        raise UserError(
-            "--template",
-            expected="one whose prompts are texts alone",
-            found=f"{template!r}, which writes the tokenizer's own end token",
-            remedy="use --api=chat",
-        )
-    return "".join(segment.text for segment in segments if not (segment.special and segment.text == BOS))

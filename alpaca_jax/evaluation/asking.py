@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.remote.client import Client, Stopped, check_key
-from alpaca_jax.remote.connection import Connection
+from alpaca_jax.remote.client import Client, Stopped, take_up
+from alpaca_jax.remote.connection import Connection, key_and_address
 from alpaca_jax.remote.log import RequestLog
 from alpaca_jax.remote.money import Account
 from alpaca_jax.remote.protocol import Ask
-from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.progress import ProgressBar, console
+from alpaca_jax.support.continued import check_output
+from alpaca_jax.support.progress import ProgressBar
 
 
 def log_of(out: Path) -> Path:
@@ -48,16 +48,10 @@ def ask_all(
     """
     account = connection.account(asks[0].model)
     log_path = log_of(out)
-    if out.exists() and not log_path.exists():
-        remedy = "choose another name, or move the file away"
-        expected = f"a file that does not exist, or one with its log {log_path.name}"
-        raise UserError(str(out), expected=expected, found="a file alone", remedy=remedy)
-    check_key(connection.base_url)
+    check_output(out, log_path)
+    key_and_address(connection.base_url)
     with contextlib.closing(RequestLog(log_path, identity)) as log:
-        for answer in log.answers.values():
-            account.book(answer.model, answer.prompt_tokens, answer.answer_tokens, answer.measured)
-        if log.answers:
-            console.print(f"going on from {len(log.answers)} answers in {log.path}", markup=False)
+        take_up(log, account)
         try:
             asyncio.run(_ask_all(asks, connection, log, account, title))
         finally:

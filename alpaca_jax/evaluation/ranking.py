@@ -5,7 +5,7 @@ K models, N votes.
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +14,15 @@ from alpaca_jax.support.errors import UserError
 
 _ELO_A_NAT = 400 / np.log(10)
 _Z95 = 1.959963984540054
+
+
+class _Match(NamedTuple):
+    """A vote on two models, by number: 1 where the first was preferred, 0 the second, ½ for a tie."""
+
+    first: int
+    second: int
+    score: float
+    unit: str
 
 
 def rank(comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -30,63 +39,59 @@ def rank(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     Raises:
       UserError: models that no chain of comparisons connects.
     """
-    from statsmodels.genmod.families import Binomial
-    from statsmodels.genmod.generalized_linear_model import GLM
-    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
-
     names = list(dict.fromkeys(name for one in comparisons for name in (one.model, one.baseline)))
     number = {name: place for place, name in enumerate(names)}
-    rows: list[tuple[int, int, float, str]] = [
-        (number[one.model], number[one.baseline], vote.score, vote.unit.question)
+    matches = [
+        _Match(number[one.model], number[one.baseline], vote.score, vote.unit.question)
         for one in comparisons
         for vote in one.votes
         if vote.score is not None
     ]
-    wins_KK = np.zeros((len(names), len(names)))
-    for i, j, score, _ in rows:
-        wins_KK[i, j] += score
-        wins_KK[j, i] += 1 - score
+    wins_KK, votes_K = np.zeros((len(names), len(names))), np.zeros(len(names), int)
+    for match in matches:
+        wins_KK[match.first, match.second] += match.score
+        wins_KK[match.second, match.first] += 1 - match.score
+        votes_K[[match.first, match.second]] += 1
     _check_connected(wins_KK, names)
     added_ties = _parts(wins_KK, "strong")[0] > 1
     if added_ties:
-        rows += [
-            (number[one.model], number[one.baseline], 0.5, f"tie {place}") for place, one in enumerate(comparisons)
+        matches += [
+            _Match(number[one.model], number[one.baseline], 0.5, f"tie {place}")
+            for place, one in enumerate(comparisons)
         ]
+    beta_K, error_K = _fit(matches, len(names))
+    order = np.argsort(-beta_K, kind="stable")
+    models = [_entry(names[place], beta_K[place], error_K[place], votes_K[place]) for place in order]
+    return {"models": models, "added_ties": added_ties}
 
-    x_NK = np.zeros((len(rows), len(names)))
-    for row, (i, j, _, _) in enumerate(rows):
-        x_NK[row, i], x_NK[row, j] = 1, -1
-    units = {unit: place for place, unit in enumerate(dict.fromkeys(unit for *_, unit in rows))}
-    groups_N = np.array([units[unit] for *_, unit in rows])
-    # Only differences count: the first model is held at 0, and all are moved to mean 0 afterwards.
-    scores_N = np.array([row[2] for row in rows])
+
+def _entry(model: str, beta: float, error: float, votes: int) -> dict[str, Any]:
+    ends = [float(beta + z * error) for z in (-_Z95, _Z95)]
+    elo = {"elo": _elo(beta), "elo_ci95": [_elo(end) for end in ends]}
+    return {"model": model, "strength": float(beta), "ci95": ends, **elo, "votes": int(votes)}
+
+
+def _fit(matches: Sequence[_Match], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The strengths of so many models, of mean 0, and their standard errors, clustered by unit; both [K]."""
+    from statsmodels.genmod.families import Binomial
+    from statsmodels.genmod.generalized_linear_model import GLM
+    from statsmodels.tools.sm_exceptions import PerfectSeparationWarning
+
+    x_NK = np.zeros((len(matches), count))
+    for row, match in enumerate(matches):
+        x_NK[row, match.first], x_NK[row, match.second] = 1, -1
+    units = {unit: place for place, unit in enumerate(dict.fromkeys(match.unit for match in matches))}
+    groups_N = np.array([units[match.unit] for match in matches])
+    scores_N = np.array([match.score for match in matches])
     with warnings.catch_warnings():
         # Nothing but ties is predicted perfectly as well, and says where the strengths are.
         warnings.simplefilter("ignore", PerfectSeparationWarning)
+        # Only differences count: the first model is held at 0, and all are moved to mean 0 afterwards.
         fit = GLM(scores_N, x_NK[:, 1:], family=Binomial()).fit(cov_type="cluster", cov_kwds={"groups": groups_N})
-    centre_KK = np.eye(len(names)) - 1 / len(names)
-    beta_K = centre_KK @ np.concatenate([[0.0], fit.params])
-    covariance_KK = np.zeros((len(names), len(names)))
+    centre_KK = np.eye(count) - 1 / count
+    covariance_KK = np.zeros((count, count))
     covariance_KK[1:, 1:] = fit.cov_params()
-    error_K = np.sqrt(np.diag(centre_KK @ covariance_KK @ centre_KK))
-    models = []
-    for place in np.argsort(-beta_K, kind="stable"):
-        ends = [float(beta_K[place] + z * error_K[place]) for z in (-_Z95, _Z95)]
-        models.append(
-            {
-                "model": names[place],
-                "strength": float(beta_K[place]),
-                "ci95": ends,
-                "elo": _elo(beta_K[place]),
-                "elo_ci95": [_elo(end) for end in ends],
-                "votes": int(np.abs(x_NK[:, place]).sum()) - added_ties * _comparisons_of(names[place], comparisons),
-            }
-        )
-    return {"models": models, "added_ties": bool(added_ties)}
-
-
-def _comparisons_of(name: str, comparisons: Sequence[Comparison]) -> int:
-    return sum(name in (one.model, one.baseline) for one in comparisons)
+    return centre_KK @ np.concatenate([[0.0], fit.params]), np.sqrt(np.diag(centre_KK @ covariance_KK @ centre_KK))
 
 
 def _elo(strength: float) -> float:

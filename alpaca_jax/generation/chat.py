@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 from alpaca_jax.data.instructions import Conversation, Message
-from alpaca_jax.generation.engine import Engine, Piece
+from alpaca_jax.generation.engine import Engine
+from alpaca_jax.generation.requests import Piece
 from alpaca_jax.generation.sampling import Sampling
 from alpaca_jax.support.errors import UserError
 

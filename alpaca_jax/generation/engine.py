@@ -9,7 +9,7 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,66 +19,22 @@ from alpaca_jax.data.examples import encode_prompt, end_ids
 from alpaca_jax.data.instructions import Record
 from alpaca_jax.data.prompt import Template
 from alpaca_jax.data.tokenizer import Tokenizer
-from alpaca_jax.generation.sampling import Controls, Sampling
-from alpaca_jax.generation.slots import Rows, Slots, admit, decode, empty_slots
+from alpaca_jax.generation.requests import Piece, Request, rows_of
+from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.slots import Slots, admit, decode, empty_slots
 from alpaca_jax.generation.text_stream import Released, TextStream, TokenChoice
 from alpaca_jax.generation.watermark import REMEMBERED, Watermark
-from alpaca_jax.generation.weights import form_of
+from alpaca_jax.generation.weights import form_of, platform_of
 from alpaca_jax.model.attention import SLOT_BLOCK
 from alpaca_jax.model.definition import Definition, Parameters
+from alpaca_jax.parallel.compiler_options import decoding_options
 from alpaca_jax.parallel.mesh import batch_divisor
 from alpaca_jax.support.errors import UserError
-
-FinishReason = Literal["stop", "length", "cancelled"]
 
 # Prompts are padded to a power of two of at least this, so that a handful of programs serves all of them.
 _SHORTEST_PROMPT = 32
 # The same of the cache's slots; with fewer, XLA would take another way through small products, which rounds otherwise.
 _SHORTEST_CACHE = 2 * SLOT_BLOCK
-
-
-class Piece(NamedTuple):
-    """What has been added to an answer.
-
-    Attributes:
-      text: may be empty while something is held back (see `TextStream`).
-      tokens: those the text came from; the end token is among them only where log-probabilities were asked for.
-      finish_reason: why nothing more comes: `stop` for the end token or a stop string, `length` for
-        `max_new_tokens` or the context's end; None while more may come.
-      prompt: the prompt's tokens, in the first piece where they were asked for.
-    """
-
-    text: str
-    tokens: tuple[TokenChoice, ...]
-    finish_reason: FinishReason | None
-    prompt: tuple[TokenChoice, ...] = ()
-
-
-class Request:
-    """One answer, waiting or under way; `Engine.submit` makes it."""
-
-    def __init__(
-        self,
-        prompt: list[int],
-        sampling: Sampling,
-        limit: int,
-        stream: TextStream,
-        on_piece: Callable[[Piece], None],
-        draw: int,
-    ):
-        self.prompt, self.sampling, self.limit, self.draw = prompt, sampling, limit, draw
-        self.stream, self.on_piece = stream, on_piece
-        self.cancelled = self.finished = False
-        self.asked = self.made = 0  # tokens that the device was asked for, and those that came
-
-    def cancel(self) -> None:
-        """Ends the answer; its slot is free at the next step. From any thread, at any time."""
-        self.cancelled = True
-
-    def give(self, released: Released, reason: FinishReason | None, prompt: tuple[TokenChoice, ...] = ()) -> None:
-        """Hands a piece on."""
-        self.finished = reason is not None
-        self.on_piece(Piece(released.text, released.tokens, reason, prompt))
 
 
 class _Flight(NamedTuple):
@@ -139,7 +95,9 @@ class Engine:
         self._admission = jax.jit(
             functools.partial(admit, definition), static_argnames="tells", donate_argnames="slots"
         )
-        self._decode = jax.jit(functools.partial(decode, definition, watermark, self.ends), donate_argnames="slots")
+        program = functools.partial(decode, definition, watermark, self.ends)
+        options = decoding_options(platform_of(parameters))
+        self._decode = jax.jit(program, donate_argnames="slots", compiler_options=options)
         self._read = functools.cache(tokenizer.piece)
         self._reset()
 
@@ -278,34 +236,14 @@ class Engine:
         padding = self._together - len(group)
         places_R = np.array([*places, *[self._slots] * padding], np.int32)
         tells = group[0].sampling.prompt_logprobs
-        rows = self._rows_of([*group, *group[:1] * padding])
+        rows = rows_of([*group, *group[:1] * padding], self._width)
         self._state, told = self._admission(self.parameters, self._state, tokens_RP, rows, places_R, tells=tells)
         if tells:
             told = jax.device_get(told)
             for row, request in enumerate(group):
-                self._tell_prompt(request, {name: values[row] for name, values in told.items()})
-
-    def _rows_of(self, requests: Sequence[Request]) -> Rows:
-        def column(values: list[Any], dtype: Any) -> np.ndarray:
-            return np.array(values, dtype)
-
-        samplings = [request.sampling for request in requests]
-        recent = [([-1] * self._width + request.prompt)[-self._width :] for request in requests]
-        controls = Controls(
-            column([sampling.temperature for sampling in samplings], np.float32),
-            column([sampling.top_p for sampling in samplings], np.float32),
-            column([sampling.top_k for sampling in samplings], np.int32),
-            column([sampling.repetition_penalty for sampling in samplings], np.float32),
-            column([sampling.logprobs is not None for sampling in samplings], np.bool_),
-        )
-        return Rows(
-            column([request.prompt[-1] for request in requests], np.int32),
-            column([len(request.prompt) - 1 for request in requests], np.int32),
-            column([sampling.seed for sampling in samplings], np.uint32),
-            column([request.draw for request in requests], np.uint32),
-            column(recent, np.int32),
-            controls,
-        )
+                if request.limit == 0:
+                    self._free(request)
+                request.tell_prompt({name: values[row] for name, values in told.items()}, self._read)
 
     def _make_room(self, length: int = 1) -> None:
         """Has the cache as long as the longest row needs it now, in powers of two; it shrinks by half or more."""
@@ -313,24 +251,10 @@ class Engine:
         wanted = _bucket(max([length, *needs]), _SHORTEST_CACHE)
         if self._state is None:
             idle = Request([0], Sampling(temperature=0.0), 0, TextStream(self.tokenizer.decode), lambda piece: None, 0)
-            rows, form = self._rows_of([idle] * self._slots), form_of(self.parameters)
+            rows, form = rows_of([idle] * self._slots, self._width), form_of(self.parameters)
             self._state = self._empty(rows, cache_slots=wanted, dtype=form.dtype, stacked=form.stacked)
         elif (has := self._state.cache.slots) < wanted or has >= 4 * wanted:
             self._state = self._resize(self._state, slots=wanted)
-
-    def _tell_prompt(self, request: Request, told: Mapping[str, np.ndarray]) -> None:
-        first = TokenChoice(request.prompt[0], self._read(request.prompt[0]))
-        rest = [self._choice(id, request, told, place) for place, id in enumerate(request.prompt[1:])]
-        over = request.limit == 0
-        if over:
-            self._free(request)
-        request.give(Released("", ()), "length" if over else None, (first, *rest))
-
-    def _choice(self, id: int, request: Request, told: Mapping[str, np.ndarray], place: int) -> TokenChoice:
-        count = request.sampling.logprobs or 0
-        pairs = zip(told["ids"][place][:count].tolist(), told["best"][place][:count].tolist(), strict=True)
-        best = tuple((other, self._read(other), logprob) for other, logprob in pairs)
-        return TokenChoice(id, self._read(id), float(told["chosen"][place]), best)
 
     # Out of the slots.
 
@@ -354,7 +278,7 @@ class Engine:
         """One token more for a request."""
         request.made += 1
         wanted = request.sampling.logprobs is not None
-        choice = self._choice(id, request, told, place) if wanted else TokenChoice(id, self._read(id))
+        choice = request.choice(id, told, place, self._read) if wanted else TokenChoice(id, self._read(id))
         if id in self.ends:
             self._free(request)
             last = request.stream.finish()

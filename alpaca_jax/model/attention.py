@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from alpaca_jax.model.rematerialisation import keep
+
 # Slots of a cache that are summed over together; caches of the engine have a power of two of such blocks.
 SLOT_BLOCK = 128
 
@@ -52,8 +54,69 @@ def packed_attention(
     """
     # Places in the row do as well as positions: within a segment they differ by a constant.
     places_1L = jnp.arange(segment_ids_BL.shape[1])[None]
-    mask_BLL = visible(places_1L, places_1L, window, (segment_ids_BL, segment_ids_BL))
-    return jax.nn.dot_product_attention(q_BLHQ, k_BLKQ, v_BLKQ, mask=mask_BLL[:, None], implementation="xla")
+    mask_BLS = visible(places_1L, places_1L, window, (segment_ids_BL, segment_ids_BL))
+    batch, length, heads, head_dim = q_BLHQ.shape
+    kv_heads = k_BLKQ.shape[2]
+    q_BKGLQ = q_BLHQ.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
+    heads_BKGLQ = _attend(q_BKGLQ, k_BLKQ.swapaxes(1, 2), v_BLKQ.swapaxes(1, 2), mask_BLS)
+    return heads_BKGLQ.transpose(0, 3, 1, 2, 4).reshape(q_BLHQ.shape)
+
+
+@jax.custom_vjp
+def _attend(q_BKGLQ: Array, k_BKSQ: Array, v_BKSQ: Array, mask_BLS: Array) -> Array:
+    """softmax(q k / √Q) v. Its gradient makes the weights again from their normaliser, as FlashAttention's does.
+
+    (Dao et al. 2022, https://arxiv.org/abs/2205.14135, section 3.1 and appendix B.4.) Nothing of the scores' size is
+    kept, nor turned over, which is what a CPU would spend most of the time of attention on.
+    """
+    return _attend_forward(q_BKGLQ, k_BKSQ, v_BKSQ, mask_BLS)[0]
+
+
+def _attend_forward(q_BKGLQ: Array, k_BKSQ: Array, v_BKSQ: Array, mask_BLS: Array) -> tuple[Array, tuple[Array, ...]]:
+    scores_BKGLS = _masked_scores(q_BKGLQ, k_BKSQ, mask_BLS)
+    # Nothing is ever hidden from itself, so the largest score is a number.
+    largest_BKGL1 = scores_BKGLS.max(axis=-1, keepdims=True)
+    weights_BKGLS = jnp.exp(scores_BKGLS - largest_BKGL1)
+    total_BKGL1 = weights_BKGLS.sum(axis=-1, keepdims=True)
+    sums_BKGLQ = _einsum("BKGLS,BKSQ->BKGLQ", weights_BKGLS.astype(v_BKSQ.dtype), v_BKSQ)
+    heads_BKGLQ = keep((sums_BKGLQ / total_BKGL1).astype(q_BKGLQ.dtype))
+    normaliser_BKGL1 = keep(largest_BKGL1 + jnp.log(total_BKGL1))
+    return heads_BKGLQ, (q_BKGLQ, k_BKSQ, v_BKSQ, mask_BLS, heads_BKGLQ, normaliser_BKGL1)
+
+
+def _attend_backward(kept: tuple[Array, ...], d_heads_BKGLQ: Array) -> tuple[Array, Array, Array, None]:
+    q_BKGLQ, k_BKSQ, v_BKSQ, mask_BLS, heads_BKGLQ, normaliser_BKGL1 = kept
+    weights_BKGLS = jnp.exp(_masked_scores(q_BKGLQ, k_BKSQ, mask_BLS) - normaliser_BKGL1)
+    d_weights_BKGLS = _einsum("BKGLQ,BKSQ->BKGLS", d_heads_BKGLQ, v_BKSQ)
+    mean_BKGL1 = jnp.sum(d_heads_BKGLQ.astype(jnp.float32) * heads_BKGLQ, axis=-1, keepdims=True)
+    d_scores_BKGLS = weights_BKGLS * (d_weights_BKGLS - mean_BKGL1) * q_BKGLQ.shape[-1] ** -0.5
+    d_scores_BKGLS = d_scores_BKGLS.astype(q_BKGLQ.dtype)
+    d_q_BKGLQ = _einsum("BKGLS,BKSQ->BKGLQ", d_scores_BKGLS, k_BKSQ)
+    d_k_BKSQ = _sum_over_queries(q_BKGLQ, d_scores_BKGLS)
+    d_v_BKSQ = _sum_over_queries(d_heads_BKGLQ, weights_BKGLS.astype(q_BKGLQ.dtype))
+    return d_q_BKGLQ.astype(q_BKGLQ.dtype), d_k_BKSQ.astype(k_BKSQ.dtype), d_v_BKSQ.astype(v_BKSQ.dtype), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _masked_scores(q_BKGLQ: Array, k_BKSQ: Array, mask_BLS: Array) -> Array:
+    scores_BKGLS = _einsum("BKGLQ,BKSQ->BKGLS", q_BKGLQ, k_BKSQ) * q_BKGLQ.shape[-1] ** -0.5
+    return jnp.where(mask_BLS[:, None, None], scores_BKGLS, -jnp.inf)
+
+
+def _sum_over_queries(of_queries_BKGLQ: Array, of_pairs_BKGLS: Array) -> Array:
+    """[B, K, S, Q]; made as [B, K, Q, S] and then turned over, which is less than to turn over what is of pairs."""
+    queries_and_keys = (((2, 3), (2, 3)), ((0, 1), (0, 1)))
+    sums_BKQS = jax.lax.dot_general(
+        of_queries_BKGLQ, of_pairs_BKGLS, queries_and_keys, preferred_element_type=jnp.float32
+    )
+    # The barrier keeps the compiler from choosing the other way round.
+    return jax.lax.optimization_barrier(sums_BKQS).swapaxes(2, 3)
+
+
+def _einsum(subscripts: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
 
 
 def cached_attention(

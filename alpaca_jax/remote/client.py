@@ -1,12 +1,11 @@
 """Requests to a server: some at a time, within its limits and the budget, sent again where that helps, and logged."""
 
 import asyncio
-import os
 import random
 from collections.abc import Coroutine
 from typing import Any
 
-from alpaca_jax.remote.connection import Connection
+from alpaca_jax.remote.connection import Connection, key_and_address
 from alpaca_jax.remote.log import Answer, RequestLog, now
 from alpaca_jax.remote.money import Account
 from alpaca_jax.remote.protocol import (
@@ -46,24 +45,12 @@ class _Failure(Exception):
         self.wait = wait
 
 
-def check_key(base_url: str | None) -> tuple[str, str | None]:
-    """The key, or nothing for a server that needs none, and the address; both may come from the environment.
-
-    Raises:
-      UserError: no key where OpenAI's own address is meant, or an address that is none.
-    """
-    key, base_url = os.environ.get("OPENAI_API_KEY", ""), base_url or os.environ.get("OPENAI_BASE_URL")
-    if not key and not base_url:
-        raise UserError(
-            "OPENAI_API_KEY",
-            expected="the key in the environment",
-            found="no such variable",
-            remedy="set it, or name a server that needs none with --base_url",
-        )
-    if base_url and not base_url.startswith(("http://", "https://")):
-        remedy = "give it with its scheme, such as http://127.0.0.1:8000/v1"
-        raise UserError("--base_url", expected="an http or https address", found=base_url, remedy=remedy)
-    return key, base_url
+def take_up(log: RequestLog, account: Account) -> None:
+    """Books what the answers in a log have cost, and says that they are there."""
+    for answer in log.answers.values():
+        account.book(answer.model, answer.prompt_tokens, answer.answer_tokens, answer.measured)
+    if log.answers:
+        console.print(f"going on from {len(log.answers)} answers in {log.path}", markup=False)
 
 
 class Client:
@@ -81,7 +68,7 @@ class Client:
         import openai
 
         self._connection, self._log, self._account = connection, log, account
-        self._key, base_url = check_key(connection.base_url)
+        self._key, base_url = key_and_address(connection.base_url)
         timeout = openai.Timeout(connection.timeout, connect=min(_CONNECT_SECONDS, connection.timeout))
         # A server without keys is sent one that is none. Attempts are ours to make: each is logged and limited.
         self._openai = openai.AsyncOpenAI(

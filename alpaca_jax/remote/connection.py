@@ -2,6 +2,8 @@
 
 import argparse
 import dataclasses
+import os
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,49 @@ class Connection:
         return Account(prices, self.budget_usd)
 
 
+def key_and_address(
+    base_url: str | None, environment: Mapping[str, str] | None = None, flag: str = "--base_url"
+) -> tuple[str, str | None]:
+    """The key, or nothing for a server that needs none, and its address, or None for OpenAI's own.
+
+    Args:
+      base_url: what the user gave; None: OPENAI_BASE_URL, if the environment has it.
+      environment: where that and OPENAI_API_KEY stand; None for the process's own.
+      flag: what the user gives the address by.
+
+    Raises:
+      UserError: no key where OpenAI's own address is meant, or an address that is none.
+    """
+    environment = os.environ if environment is None else environment
+    key, address = environment.get("OPENAI_API_KEY", ""), base_url or environment.get("OPENAI_BASE_URL") or None
+    if not key and not address:
+        raise UserError(
+            "OPENAI_API_KEY",
+            expected="the key in the environment",
+            found="no such variable",
+            remedy=f"set it, or name a server that needs none with {flag}",
+        )
+    if address and not address.startswith(("http://", "https://")):
+        raise UserError(
+            flag if base_url else "OPENAI_BASE_URL",
+            expected="an http or https address",
+            found=address,
+            remedy="give it with its scheme, such as http://127.0.0.1:8000/v1",
+        )
+    return key, address
+
+
 CONNECTION_FLAGS = tuple(field.name for field in dataclasses.fields(Connection))
 
 
 def add_connection_flags(flags: argparse.ArgumentParser) -> None:
-    """Adds the flags of `Connection`; those that are not given are left to its defaults."""
+    """Adds `--api` and the flags of `Connection`; those that are not given are left to the defaults where they go."""
 
     def add(name: str, **options: Any) -> None:
         flags.add_argument(f"--{name}", default=argparse.SUPPRESS, **options)
 
+    interfaces = ("chat", "completions")
+    add("api", choices=interfaces, metavar="KIND", help="chat (default), or completions: goes on with texts")
     add("base_url", metavar="URL", help="the server, up to /v1 (default: OPENAI_BASE_URL, else OpenAI's)")
     add("budget_usd", metavar="B", type=_dollars, help="the most to spend, earlier runs of this OUT included")
     add("prices", metavar="FILE", type=Path, help="prices by model, as alpaca_jax/remote/prices.toml")

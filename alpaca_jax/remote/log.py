@@ -17,6 +17,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from alpaca_jax.support.continued import check_settings
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import LONGEST_LINE, explain_os_errors, parse_json
 
@@ -100,14 +101,7 @@ class RequestLog:
             self.settings = settings
             return
         self.settings = settings | ({"window": known.get("window")} if "window" in settings else {})
-        for name in sorted(known.keys() | self.settings.keys()):
-            if known.get(name) != self.settings.get(name):
-                raise UserError(
-                    str(self.path),
-                    expected=f"{name} = {shorten(self.settings.get(name))}, as now",
-                    found=f"{shorten(known.get(name))}, with which it was begun",
-                    remedy="go on with that value, or choose another --out",
-                )
+        check_settings(self.path, self.settings, known)
 
     def _lock(self) -> None:
         try:

@@ -5,15 +5,15 @@ import contextlib
 import hashlib
 from typing import Any
 
-from alpaca_jax.remote.client import Client, check_key
+from alpaca_jax.remote.client import Client, take_up
+from alpaca_jax.remote.connection import key_and_address
 from alpaca_jax.remote.log import RequestLog
 from alpaca_jax.remote.money import Account
 from alpaca_jax.self_instruct.output import Output
 from alpaca_jax.self_instruct.pipeline import Pipeline
 from alpaca_jax.self_instruct.seeds import Seed, read_seeds, read_topics
 from alpaca_jax.self_instruct.settings import Settings
-from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.progress import console
+from alpaca_jax.support.continued import check_output
 
 
 def make(settings: Settings) -> dict[str, Any]:
@@ -32,11 +32,8 @@ def make(settings: Settings) -> dict[str, Any]:
     seeds, topics = read_seeds(settings), read_topics(settings.topics)
     account = settings.connection.account(settings.model, *filter(None, [settings.judge]))
     log_path = settings.beside("requests")
-    if settings.out.exists() and not log_path.exists():
-        remedy = "choose another name, or move the file away"
-        expected = f"a file that does not exist, or one with its log {log_path.name}"
-        raise UserError(str(settings.out), expected=expected, found="a file alone", remedy=remedy)
-    check_key(settings.connection.base_url)
+    check_output(settings.out, log_path)
+    key_and_address(settings.connection.base_url)
     content = repr((seeds, topics)).encode()
     identity = settings.identity() | {"seeds": hashlib.sha256(content).hexdigest()[:16]}
     with contextlib.closing(RequestLog(log_path, identity | {"window": 2 * settings.connection.concurrency})) as log:
@@ -46,10 +43,7 @@ def make(settings: Settings) -> dict[str, Any]:
 async def _make(
     settings: Settings, log: RequestLog, seeds: list[Seed], topics: list[str], account: Account
 ) -> dict[str, Any]:
-    for answer in log.answers.values():
-        account.book(answer.model, answer.prompt_tokens, answer.answer_tokens, answer.measured)
-    if log.answers:
-        console.print(f"going on from {len(log.answers)} answers in {log.path}", markup=False)
+    take_up(log, account)
     with Output(settings.out, settings.beside("provenance")) as output:
         async with Client(settings.connection, log, account) as client:
             pipeline = Pipeline(settings, seeds, topics, log, client, account, output)

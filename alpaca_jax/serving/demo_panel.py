@@ -1,6 +1,7 @@
 """The part of the demo's page that holds one model's answer, and what a visitor may say about it."""
 
 import html
+import json
 from typing import Any, Literal
 
 import gradio as gr
@@ -28,15 +29,15 @@ class Panel:
         # Kept on the server: what a vote is about is not for the browser to say.
         self._answered = gr.State(None, time_to_live=6 * 3600)
         with gr.Column(min_width=300):
-            # A field for plain text: nothing in an answer is ever read as HTML or Markdown.
-            self._text = gr.Textbox(
-                label=model, lines=7, max_lines=28, interactive=False, buttons=["copy"], elem_classes="answer"
-            )
+            # A field for plain text: nothing in an answer is ever read as HTML or Markdown. Gradio's own button for
+            # copying would stand first in the field's label, which would then name the button and not the field.
+            self._text = gr.Textbox(label=model, lines=7, max_lines=28, interactive=False, elem_classes="answer")
             self._status = gr.HTML(elem_classes="status")
             with gr.Row(visible=False, elem_classes="opinions") as self._opinions:
                 self._up = gr.Button("Good", size="sm", min_width=0, elem_classes="up")
                 self._down = gr.Button("Bad", size="sm", min_width=0, elem_classes="down")
                 self._flag = gr.Button("Flag", size="sm", min_width=0, elem_classes="flag")
+                self._copy = gr.Button("Copy", size="sm", min_width=0, elem_classes="copy")
             with gr.Column(visible=False, elem_classes="complaint") as self._form:
                 self._reason = gr.Radio(
                     [(text, name) for name, text in REASONS.items()], label="What is wrong with it?"
@@ -84,6 +85,7 @@ class Panel:
         self._up.click(lambda answered: self._vote(answered, "up"), self._answered, self._status, **PLAIN)
         self._down.click(lambda answered: self._vote(answered, "down"), self._answered, self._status, **PLAIN)
         self._flag.click(lambda: gr.Column(visible=True), None, self._form, **PLAIN)
+        self._copy.click(None, self._text, self._status, js=_COPY, **PLAIN)
         self._cancel.click(lambda: gr.Column(visible=False), None, self._form, **PLAIN)
         fields = [self._answered, self._reason, self._detail]
         self._report.click(self._send_flag, fields, [self._status, self._form, self._reason, self._detail], **PLAIN)
@@ -114,3 +116,11 @@ class Panel:
 
 def _status(words: str, kind: str = "plain") -> str:
     return f"<span class='{kind}' role='status'>{html.escape(words)}</span>"
+
+
+# A browser has a clipboard for pages over HTTPS or from its own machine alone.
+_COPY = f"""async (text) => {{
+    if (!navigator.clipboard) return [{json.dumps(_status("Your browser does not let this page copy.", "refusal"))}];
+    await navigator.clipboard.writeText(text);
+    return [{json.dumps(_status("Copied."))}];
+}}"""

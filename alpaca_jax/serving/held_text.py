@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import regex
 
-from alpaca_jax.generation.engine import Piece, TokenChoice
+from alpaca_jax.generation.requests import Piece
+from alpaca_jax.generation.text_stream import TokenChoice
 from alpaca_jax.serving.moderation import Filter
 
 # A stretch ends with a sentence, or at a space after so many characters.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from alpaca_jax.remote.connection import key_and_address
 from alpaca_jax.serving.refusal import Refusal
 from alpaca_jax.serving.word_list import WordList
 from alpaca_jax.support.errors import UserError
@@ -61,39 +62,23 @@ class OpenAIFilter:
 
     reach = 0
 
-    def __init__(self, environment: Mapping[str, str], base_url: str | None, model: str | None = None):
-        """Ready to ask.
-
-        Raises:
-          UserError: no key in the environment for OpenAI's own service, or an address that is none.
-        """
+    def __init__(self, environment: Mapping[str, str], base_url: str | None):
+        """Ready to ask; errors as `key_and_address`."""
         from openai import AsyncOpenAI
 
-        key = environment.get("OPENAI_API_KEY")
-        if not key and not base_url:
-            raise UserError(
-                "--moderation=openai",
-                expected="OPENAI_API_KEY in the environment",
-                found="none",
-                remedy="set it, or name another service by --moderation_base_url",
-            )
-        if base_url and not base_url.startswith(("http://", "https://")):
-            raise UserError(
-                "--moderation_base_url", expected="http://… or https://…", found=repr(base_url), remedy="correct it"
-            )
-        self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, timeout=_SECONDS, max_retries=1)
-        self._model = model
+        key, address = key_and_address(base_url, environment, "--moderation_base_url")
+        self._client = AsyncOpenAI(api_key=key or "none", base_url=address, timeout=_SECONDS, max_retries=1)
 
     async def check(self, text: str) -> str | None:
         """As `Filter.check`."""
-        from openai import OpenAIError, omit
+        from openai import OpenAIError
 
         if not text.strip():
             return None
         parts = [text[start : start + _LONGEST_INPUT] for start in range(0, len(text), _LONGEST_INPUT)]
         try:
             async with asyncio.timeout(2 * _SECONDS):
-                answer = await self._client.moderations.create(input=parts, model=self._model or omit)
+                answer = await self._client.moderations.create(input=parts)
             results = list(answer.results)
             flags = [result.flagged for result in results]
             if len(results) != len(parts) or not all(isinstance(flag, bool) for flag in flags):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from alpaca_jax.generation.engine import TokenChoice
+from alpaca_jax.generation.text_stream import TokenChoice
 from alpaca_jax.serving.answers import Delta
 
 _IMPOSSIBLE = -9999.0

@@ -6,7 +6,7 @@ import ipaddress
 import resource
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import uvicorn
@@ -15,6 +15,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from alpaca_jax.serving.settings import Limits
 from alpaca_jax.support.errors import UserError
+
+# In the environment: what clients must have, as a bearer's token or as the password of a browser's dialogue.
+KEY = "ALPACA_JAX_API_KEY"
 
 # Connections that the kernel keeps until they are accepted, and that are accepted at one go.
 _BACKLOG = 1024
@@ -31,6 +34,25 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def client_key(host: str, environment: Mapping[str, str]) -> str | None:
+    """The key that clients of a server at this address must have; None for a server that asks for none.
+
+    Raises:
+      UserError: no key where other machines reach the server, or one that no header can hold.
+    """
+    key = environment.get(KEY) or None
+    if not key and not is_loopback(host):
+        raise UserError(
+            f"--host={host}",
+            expected=f"{KEY} in the environment, since others reach that address",
+            found="none",
+            remedy="set it, or listen at 127.0.0.1",
+        )
+    if key and not key.isascii():
+        raise UserError(KEY, expected="ASCII, as HTTP has it", found="other characters", remedy="choose another key")
+    return key
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -57,6 +79,12 @@ def open_socket(host: str, port: int) -> socket.socket:
         reason = (error.strerror or str(error)).lower()
         raise UserError(place, expected="a free address", found=reason, remedy="choose another port") from error
     return opened
+
+
+def url_of(host: str, opened: socket.socket) -> str:
+    """Where a browser finds a server that listens at `host` with this socket."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{opened.getsockname()[1]}"
 
 
 def run(app: FastAPI, opened: socket.socket, limits: Limits, announce: Callable[[], object]) -> None:

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alpaca_jax.serving.moderation import make_filter
-from alpaca_jax.serving.server import is_loopback, open_socket, run
+from alpaca_jax.serving.server import client_key, open_socket, run, url_of
 from alpaca_jax.serving.settings import Limits
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.progress import console
-
-KEY = "ALPACA_JAX_API_KEY"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +50,12 @@ def serve(options: Options, environment: Mapping[str, str]) -> None:
 
     Args:
       options: the flags.
-      environment: where the keys stand: `KEY` for clients, OPENAI_API_KEY for the moderation service.
+      environment: where the keys stand: ALPACA_JAX_API_KEY for clients, OPENAI_API_KEY for the moderation service.
 
     Raises:
       UserError: whatever the user can mend.
     """
-    key = environment.get(KEY) or None
-    if not key and not is_loopback(options.host):
-        raise UserError(
-            f"--host={options.host}",
-            expected=f"{KEY} in the environment, since others reach that address",
-            found="none",
-            remedy="set it, or listen at 127.0.0.1",
-        )
-    if key and not key.isascii():
-        raise UserError(KEY, expected="ASCII, as HTTP has it", found="other characters", remedy="choose another key")
+    key = client_key(options.host, environment)
     limits = Limits(queue=options.queue, max_tokens=options.max_tokens, timeout=options.timeout)
     filter = make_filter(options.moderation, environment, options.wordlist, options.moderation_base_url)
     with open_socket(options.host, options.port) as opened:
@@ -94,9 +83,7 @@ def serve(options: Options, environment: Mapping[str, str]) -> None:
         service = Service(models, limits=limits, filter=filter)
         try:
             app = create_app(service, options.feedback, key=key, hosts=[options.host])
-            port = opened.getsockname()[1]
-            host = f"[{options.host}]" if ":" in options.host else options.host
-            names = ", ".join(service.models)
-            run(app, opened, limits, lambda: console.print(f"{names}: http://{host}:{port} (Ctrl-C ends it)"))
+            words = f"{', '.join(service.models)}: {url_of(options.host, opened)} (Ctrl-C ends it)"
+            run(app, opened, limits, lambda: console.print(words))
         finally:
             service.close()

@@ -2,13 +2,14 @@
 
 import argparse
 import difflib
+import importlib.util
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from alpaca_jax.support.errors import Stopped, UserError, shorten
 
@@ -64,6 +65,48 @@ def refuse_unknown(name: str, known: Sequence[str], subject: str) -> NoReturn:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     remedy = f"did you mean {nearest[0]!r}" if nearest else f"valid are {', '.join(known)}"
     raise UserError(subject, expected="a known name", found=repr(name), remedy=remedy)
+
+
+def require_extra(subject: str, extra: str, *packages: str) -> None:
+    """Refuses to begin where an extra of this project is not installed.
+
+    Args:
+      subject: what cannot do without it.
+      extra: its name.
+      packages: what it brings, as it is imported.
+
+    Raises:
+      UserError: one of them is not there.
+    """
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        found, remedy = f"no {missing[0]}", f"install alpaca-jax[{extra}]"
+        raise UserError(subject, expected=f"the extra `{extra}`", found=found, remedy=remedy)
+
+
+Command: TypeAlias = Callable[[Sequence[str]], int | None]
+
+
+def run_command(program: str, description: str, commands: Mapping[str, Command]) -> int | None:
+    """Runs the command of a program that its first argument names; `--help` in its place lists them.
+
+    Args:
+      program: how it is called.
+      description: what it says of itself.
+      commands: by name; each takes the arguments after its name and gives an exit code.
+
+    Raises:
+      UserError: no such command (with the nearest), or a flag before it.
+    """
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0].startswith("-"):
+        flags = Flags(prog=program, description=description)
+        flags.add_argument("command", choices=list(commands), metavar="COMMAND", help=", ".join(commands))
+        flags.parse(arguments)
+    command, *rest = arguments
+    if command not in commands:
+        refuse_unknown(command, list(commands), program)
+    return commands[command](rest)
 
 
 def run_program(main: Callable[[], int | None]) -> NoReturn:

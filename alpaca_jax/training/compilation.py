@@ -1,6 +1,7 @@
-"""The train step made ready for a mesh, whose devices need not be there."""
+"""The train step made ready for a mesh, whose devices need not be there; compiled programs kept for the next start."""
 
 import functools
+from pathlib import Path
 
 import jax
 import optax
@@ -44,6 +45,22 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, seq_len: int) -> dict[str, ja
     """Shapes, types and shardings of a batch's arrays."""
     shape, sharding = (config.train.batch_rows, seq_len), batch_sharding(mesh)
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in ROW_DTYPES.items()}
+
+
+def keep_compiled(folder: Path, mesh: Mesh) -> None:
+    """From now on what takes a second or more to compile is kept in a folder, where a later run finds it.
+
+    A cache that the user has chosen (JAX_COMPILATION_CACHE_DIR) stays. There is none for a CPU as several devices:
+    programs out of the cache have been seen to wait for each other's collectives for ever there (jax 0.12).
+
+    Args:
+      folder: made when there is something to keep.
+      mesh: the devices that the programs are for.
+    """
+    several_on_cpu = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if chosen is None and not several_on_cpu:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def check_batch(config: ConfigDict, mesh: Mesh, seq_len: int) -> None:

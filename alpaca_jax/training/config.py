@@ -82,6 +82,35 @@ def default_config() -> ConfigDict:
     return config.lock()  # a misspelt key in a configuration file is an error, not a new key
 
 
+_AT_LEAST = {
+    "train.batch_rows": 1,
+    "train.microbatches": 1,
+    "train.steps": 0,
+    "train.seed": 0,
+    "train.max_bad_updates": 2,
+    "data.seed": 0,
+    "data.seq_len": 0,
+    "mesh.cpu_devices": 1,
+    "model.loss_chunk": 1,
+    "checkpoint.keep_best": 0,
+    "evaluation.every": 0,
+    "evaluation.rows": 0,
+    "samples.every": 0,
+    "samples.max_new_tokens": 1,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.eps": 0.0,
+}
+_CHOICES = {
+    "model.compute_dtype": ("bfloat16", "float32"),
+    "model.parameter_dtype": ("float32", "bfloat16"),
+    "optimizer.first_moment_dtype": ("float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "cudnn", "cudnn_packed", "splash"),
+    "model.remat": ("none", "dots", "offload", "full"),
+    "optimizer.schedule": ("cosine", "linear", "constant"),
+    "mesh.platform": ("", "cpu", "gpu", "tpu"),
+}
+
+
 def validate(config: ConfigDict, needs_data: bool = True) -> None:
     """Refuses values that no run could use, before any work.
 
@@ -92,42 +121,15 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
     Raises:
       UserError: names the key, what it takes and what was given.
     """
-    at_least = {
-        "train.batch_rows": 1,
-        "train.microbatches": 1,
-        "train.steps": 0,
-        "train.seed": 0,
-        "train.max_bad_updates": 2,
-        "data.seed": 0,
-        "data.seq_len": 0,
-        "mesh.cpu_devices": 1,
-        "model.loss_chunk": 1,
-        "checkpoint.keep_best": 0,
-        "evaluation.every": 0,
-        "evaluation.rows": 0,
-        "samples.every": 0,
-        "samples.max_new_tokens": 1,
-        "optimizer.weight_decay": 0.0,
-        "optimizer.eps": 0.0,
-    }
     for key in ("checkpoint.every", "checkpoint.keep"):
         _require(key, _get(config, key) >= 1, "a number ≥ 1, or the run would never be saved", _get(config, key))
-    for key, smallest in at_least.items():
+    for key, smallest in _AT_LEAST.items():
         _require(key, _get(config, key) >= smallest, f"a number ≥ {smallest}", _get(config, key))
     for key in ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm"):
         _require(key, _get(config, key) > 0, "a positive number", _get(config, key))
     for key in ("optimizer.b1", "optimizer.b2", "optimizer.warmup_fraction"):
         _require(key, 0 <= _get(config, key) < 1, "a number from 0 to below 1", _get(config, key))
-    choices = {
-        "model.compute_dtype": ("bfloat16", "float32"),
-        "model.parameter_dtype": ("float32", "bfloat16"),
-        "optimizer.first_moment_dtype": ("float32", "bfloat16"),
-        "model.attention": ("auto", "xla", "cudnn", "cudnn_packed", "splash"),
-        "model.remat": ("none", "dots", "offload", "full"),
-        "optimizer.schedule": ("cosine", "linear", "constant"),
-        "mesh.platform": ("", "cpu", "gpu", "tpu"),
-    }
-    for key, names in choices.items():
+    for key, names in _CHOICES.items():
         if _get(config, key) not in names:
             refuse_unknown(_get(config, key), names, f"config.{key}")
     _require(

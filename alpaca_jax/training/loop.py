@@ -23,6 +23,7 @@ from alpaca_jax.support.files import explain_os_errors
 from alpaca_jax.support.hashing import sha256_json
 from alpaca_jax.support.progress import ProgressBar, console, waiting
 from alpaca_jax.training.clock import STEPS, Clock, Timing
+from alpaca_jax.training.compilation import keep_compiled
 from alpaca_jax.training.lock import sole_use
 from alpaca_jax.training.logs import Logs, NoLogs
 from alpaca_jax.training.number_watch import NumberWatch
@@ -53,6 +54,7 @@ def train(run: Run, clock: Clock, stops: StopRequests) -> None:
             _describe(run)
         barrier("the work directory is described")
         require_shared(run)
+        keep_compiled(run.workdir / "compilation_cache", run.mesh)
         discard_damaged(run.checkpoints)
         checkpoint = run.config.checkpoint
         with Store(run.checkpoints, keep=checkpoint.keep, keep_best=checkpoint.keep_best) as store:

@@ -204,7 +204,7 @@ def _model(config: ConfigDict, tokenizer: Tokenizer) -> ModelConfig:
                 config.data.path,
                 expected=f"data prepared with the checkpoint's tokenizer, SHA-256 {folder.tokenizer_sha256[:12]}",
                 found=tokenizer.sha256[:12],
-                remedy=f"prepare them with --tokenizer={folder.path}/tokenizer",
+                remedy=f"prepare them with --tokenizer={folder.path}",
             )
     return model
 

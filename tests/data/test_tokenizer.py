@@ -350,6 +350,14 @@ def test_a_damaged_model_is_refused(tmp_path):
         load_tokenizer(tmp_path / "cut.model")
 
 
+@pytest.mark.parametrize("place", ["tokenizer", "checkpoints/tokenizer"])
+def test_it_is_found_in_a_checkpoint_and_in_a_run_unless_the_folder_has_its_own(tmp_path, place, bpe_folder):
+    load_tokenizer(TOKENIZER).save(tmp_path / place)
+    assert load_tokenizer(tmp_path).sha256 == load_tokenizer(TOKENIZER).sha256
+    load_tokenizer(bpe_folder).save(tmp_path)
+    assert load_tokenizer(tmp_path).sha256 == load_tokenizer(bpe_folder).sha256
+
+
 def test_where_there_is_none(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         load_tokenizer(tmp_path / "missing")

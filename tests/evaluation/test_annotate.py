@@ -256,6 +256,11 @@ def test_files_that_do_not_belong_together(files, tmp_path: Path):
 def test_addresses_that_cannot_be_had(files, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("ALPACA_JAX_API_KEY", raising=False)
     assert "ALPACA_JAX_API_KEY" in refusal(files, "--host=0.0.0.0")
+    monkeypatch.setenv("ALPACA_JAX_API_KEY", "geheimnisträger")
+    line = refusal(files, "--host=0.0.0.0")
+    assert "ALPACA_JAX_API_KEY: expected ASCII" in line
+    assert "geheim" not in line
+    monkeypatch.delenv("ALPACA_JAX_API_KEY")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert "choose another port" in refusal(files, f"--port={taken.getsockname()[1]}").lower()
     assert not files[1].exists()

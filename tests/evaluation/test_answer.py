@@ -5,41 +5,24 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from alpaca_jax.checkpoint.folder import CheckpointFolder
-from alpaca_jax.checkpoint.store import Store
-from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
-from alpaca_jax.data.prompt import TEMPLATES, template_sha256
+from alpaca_jax.data.embedded import SEED_TASKS
+from alpaca_jax.data.prompt import template_sha256
 from alpaca_jax.data.similarity import SimilarityIndex
-from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.evaluation.embedded import QUESTIONS as EMBEDDED
 from alpaca_jax.evaluation.questions import read_questions
 from alpaca_jax.generation import load
-from alpaca_jax.model.definition import define
 from alpaca_jax.support.hashing import sha256_file
-from tests.evaluation.conftest import KEY
+from tests.checkpoints import write_checkpoint
 from tests.evaluation.files import QUESTIONS, evaluated, lines_of, write_lines
-from tests.models import SMALL
+from tests.openai_server import KEY, Reply, Request, answer, serving
 from tests.programs import the_one_line
-from tests.self_instruct.server import Reply, Request, answer, serving
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    tokenizer = load_tokenizer(TOKENIZER)
-    folder = CheckpointFolder.create(path, SMALL, tokenizer, provenance={}, template=TEMPLATES["alpaca"])
-    generator = np.random.default_rng(0)
-    weights = jax.tree.map(
-        lambda one: jnp.asarray(generator.normal(0, 0.3, one.shape), "float32"), define(SMALL).shapes
-    )
-    with Store(folder.path) as store:
-        store.save(0, weights)
-    return path
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from alpaca_jax.evaluation.judge import _AS_TEXT, parse_verdict
-from tests.evaluation.conftest import KEY
 from tests.evaluation.files import evaluated, lines_of, paired
+from tests.openai_server import KEY, Reply, Request, Script, answer, serving
 from tests.programs import run, the_one_line
-from tests.self_instruct.server import Reply, Request, Script, answer, serving
 
 pytestmark = pytest.mark.usefixtures("asked_quickly")
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alpaca_jax.generation.engine import Engine, Piece
+from alpaca_jax.generation.engine import Engine
+from alpaca_jax.generation.requests import Piece
 from alpaca_jax.generation.sampling import Sampling
 from alpaca_jax.generation.watermark import Watermark, detect
 from alpaca_jax.support.errors import UserError

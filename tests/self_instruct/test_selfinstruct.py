@@ -7,17 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.self_instruct.flags import flags, instructions, lines, made
-from tests.self_instruct.server import Reply, Request, answer, serving, tasks_json
+from tests.making import flags, instructions, lines, made, unlike
+from tests.openai_server import Reply, Request, answer, serving, tasks_json
 
-NOUNS = "amber basil cedar delta ember fjord grove haven ivory jetty karst ledge maple north ocean".split()  # noqa: SIM905
-
-
-def unlike(number: int) -> str:
-    """Instructions that are unlike each other, by number."""
-    return (
-        f"Tell {NOUNS[number % 15]} apart from {NOUNS[number // 15 % 15]}x thing{number} word{number} {number}{number}"
-    )
+pytestmark = pytest.mark.usefixtures("asked_quickly")
 
 
 def by_prompt(request: Request) -> Reply:

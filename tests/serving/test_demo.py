@@ -132,11 +132,12 @@ def test_an_answer_comes_bit_by_bit_and_is_voted_on(
     record = Instruction("Sort them.", "heron & <b>bat</b>", "")
     request = {"prompt": engine.prompt_ids(record), "temperature": 0.7, "top_p": 0.9, "max_tokens": 12, "seed": 5}
     drawn = ask(served.port, "/v1/completions", {"model": "tuned", **request}).body["choices"][0]["text"]
-    answer = tuned.get_by_role("textbox").input_value()
+    answer = tuned.get_by_role("textbox", name="tuned", exact=True).input_value()
     assert answer == drawn.lstrip() + EVIL
     assert drawn
     assert page.title() == "alpaca_jax"
     button(tuned, "Copy").click()
+    expect(tuned.get_by_role("status")).to_have_text("Copied.")
     assert page.evaluate("navigator.clipboard.readText()") == answer
 
     button(tuned, "Good").click()

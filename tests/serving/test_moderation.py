@@ -10,14 +10,14 @@ import openai
 import pytest
 from openai import OpenAI
 
-from alpaca_jax.generation.engine import Piece
+from alpaca_jax.generation.requests import Piece
 from alpaca_jax.serving.held_text import Blocked, HeldText
 from alpaca_jax.serving.moderation import Filter, OpenAIFilter, WordListFilter, make_filter
 from alpaca_jax.serving.refusal import Refusal
 from alpaca_jax.serving.service import ServedModel, Service
 from alpaca_jax.serving.word_list import WordList
 from alpaca_jax.support.errors import UserError
-from tests.self_instruct.server import Reply, Request, serving
+from tests.openai_server import Reply, Request, serving
 from tests.serving.server import ask, metric, running
 
 WORDS = "# a list\n\nbomb\nhow to  pick a lock\n/nerve\\s+(gas|agent)/\n炸弹\n"
@@ -142,6 +142,14 @@ def test_a_service_is_asked_with_the_key_and_counted_by_its_category():
     assert server.requests[0].headers["authorization"] == "Bearer sk-secret"
 
 
+def test_the_service_may_come_from_the_environment_and_need_no_key():
+    with serving(verdicts) as server, serving(verdicts) as other:
+        assert verdict(OpenAIFilter({"OPENAI_BASE_URL": server.url}, None), "a bomb") == "openai:violence"
+        assert verdict(OpenAIFilter({"OPENAI_BASE_URL": other.url}, server.url), "a bomb") == "openai:violence"
+    assert len(server.requests) == 2
+    assert not other.requests
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -210,8 +218,9 @@ def test_a_service_that_falls_silent_in_the_middle_ends_the_stream(model: Served
         (("wordlist", {}, None, None), "--moderation=wordlist"),
         (("none", {}, "words.txt", None), "--wordlist"),
         (("wordlist", {}, "words.txt", "http://x/v1"), "--moderation_base_url"),
-        (("openai", {}, None, None), "--moderation=openai"),
+        (("openai", {}, None, None), "OPENAI_API_KEY"),
         (("openai", {}, None, "ftp://x"), "--moderation_base_url"),
+        (("openai", {"OPENAI_BASE_URL": "localhost:8000"}, None, None), "OPENAI_BASE_URL"),
         (("both", {"OPENAI_API_KEY": "k"}, "no such file", None), "no such file"),
     ],
 )

@@ -14,15 +14,14 @@ import pytest
 from alpaca_jax.serving.feedback import Feedback
 from alpaca_jax.serving.loading import names_of
 from alpaca_jax.serving.server import is_loopback, open_socket
-from tests.models import SMALL
+from tests.checkpoints import write_checkpoint
 from tests.programs import run, the_one_line
-from tests.serving.checkpoint import write_checkpoint
 from tests.serving.server import ask
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny", SMALL)
+    return write_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(autouse=True)

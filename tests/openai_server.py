@@ -1,4 +1,11 @@
-"""A server on the loopback that speaks OpenAI's protocol and answers what a script says."""
+"""A server on the loopback that speaks OpenAI's protocol and answers what a script says; and a client in a hurry.
+
+pytestmark = pytest.mark.usefixtures("asked_quickly")
+
+def test_an_answer():
+    with serving(lambda request: answer("Yes.")) as server:
+        run("selfinstruct", f"--base_url={server.url}", …)
+"""
 
 import contextlib
 import json
@@ -7,6 +14,22 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
+
+import pytest
+
+KEY = "sk-a-key-that-no-file-may-hold"
+
+
+@pytest.fixture
+def asked_quickly(monkeypatch: pytest.MonkeyPatch):
+    """Short waits between attempts, and a key that must never be written."""
+    from alpaca_jax.remote import client
+
+    monkeypatch.setattr(client, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(client, "LONGEST_WAIT_SECONDS", 0.05)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 class Reply(NamedTuple):
