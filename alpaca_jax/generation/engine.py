@@ -24,10 +24,9 @@ from alpaca_jax.generation.sampling import Sampling
 from alpaca_jax.generation.slots import Slots, admit, decode, empty_slots
 from alpaca_jax.generation.text_stream import Released, TextStream, TokenChoice
 from alpaca_jax.generation.watermark import REMEMBERED, Watermark
-from alpaca_jax.generation.weights import form_of, platform_of
+from alpaca_jax.generation.weights import form_of
 from alpaca_jax.model.attention import SLOT_BLOCK
 from alpaca_jax.model.definition import Definition, Parameters
-from alpaca_jax.parallel.compiler_options import decoding_options
 from alpaca_jax.parallel.mesh import batch_divisor
 from alpaca_jax.support.errors import UserError
 
@@ -95,9 +94,7 @@ class Engine:
         self._admission = jax.jit(
             functools.partial(admit, definition), static_argnames="tells", donate_argnames="slots"
         )
-        program = functools.partial(decode, definition, watermark, self.ends)
-        options = decoding_options(platform_of(parameters))
-        self._decode = jax.jit(program, donate_argnames="slots", compiler_options=options)
+        self._decode = jax.jit(functools.partial(decode, definition, watermark, self.ends), donate_argnames="slots")
         self._read = functools.cache(tokenizer.piece)
         self._reset()
 

@@ -58,13 +58,10 @@ def load_engine(
     definition = define(folder.model)
     mesh = make_mesh({"fsdp": -1})
     shardings = parameter_shardings(mesh, definition.logical_axes, definition.shapes)
-    on_cpu = jax.default_backend() == "cpu"
-    usual = "float32" if on_cpu else "bfloat16"
+    usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     kept_as = usual if dtype in (None, INT8) else dtype
     with Store(folder.path) as store:
         parameters = store.restore_parameters(abstract_parameters(definition.shapes, shardings, kept_as), folder.step)
-    if dtype == INT8:
-        parameters = quantise_all(parameters, definition)
-    if dtype != INT8 or on_cpu:
-        parameters = separate_layers(parameters, definition)
+    change = quantise_all if dtype == INT8 else separate_layers
+    parameters = change(parameters, definition)
     return Engine(definition, parameters, tokenizer, chosen, mesh, slots=slots, context=context, watermark=watermark)

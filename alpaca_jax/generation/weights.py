@@ -1,12 +1,10 @@
 """Weights in the form that answers fastest, made leaf by leaf so that no second copy ever lies beside them.
 
 Making one token reads every weight once, and little else counts. A scan over stacked layers first copies each layer's
-weights out of the stack, which triples what is read and written; so layers are taken apart. On an accelerator eight-bit
-weights stay stacked: they are widened in the place of that copy, so that it costs nothing. A CPU widens them as it
-multiplies, and would make that copy besides.
+weights out of the stack, which triples what is read and written; so layers are taken apart. Eight-bit weights stay
+stacked: they are widened in the place of that copy, so that it costs nothing.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,11 +36,6 @@ def form_of(parameters: Parameters) -> Form:
     return Form(jnp.dtype(parameters["embedding"].dtype), not isinstance(layers[0], tuple))
 
 
-def platform_of(parameters: Parameters) -> str:
-    """What some parameters lie on, as JAX calls it: `cpu`, `gpu`, `tpu`."""
-    return next(iter(jax.tree.leaves(parameters)[0].devices())).platform
-
-
 def separate_layers(parameters: Parameters, definition: Definition) -> Parameters:
     """Each stack of layers as a tuple of these; the arrays given are used up."""
 
@@ -50,17 +43,12 @@ def separate_layers(parameters: Parameters, definition: Definition) -> Parameter
     def part(stack: jax.Array, number: jax.Array) -> jax.Array:
         return jax.lax.dynamic_index_in_dim(stack, number, keepdims=False)
 
-    def one(stack: jax.Array, number: int) -> jax.Array:
+    def separate(stack: jax.Array) -> tuple[jax.Array, ...]:
         over = stack.sharding
         place = NamedSharding(over.mesh, PartitionSpec(*over.spec[1:])) if isinstance(over, NamedSharding) else over
-        return jax.device_put(part(stack, number), place)
-
-    def separate(stack: jax.Array | Quantised) -> tuple[jax.Array | Quantised, ...]:
-        numbers = range(definition.config.num_layers)
-        layers = tuple(jax.tree.map(functools.partial(one, number=number), stack) for number in numbers)
+        layers = tuple(jax.device_put(part(stack, number), place) for number in range(definition.config.num_layers))
         jax.block_until_ready(layers)
-        for array in jax.tree.leaves(stack):
-            array.delete()
+        stack.delete()
         return layers
 
     return parameters | {"layers": _leaf_by_leaf(separate, parameters["layers"])}

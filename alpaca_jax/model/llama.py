@@ -51,14 +51,6 @@ def _use(parameter: nnx.Param, dtype: jnp.dtype) -> Array:
     return value.gathered(axes, dtype) if isinstance(value, Quantised) else gather(value, axes, dtype)
 
 
-def _times(x: Array, parameter: nnx.Param, contracted: int = 1) -> Array:
-    """The last axes of activations against the first of a matrix; see `products.product`."""
-    value = parameter.get_value()
-    if isinstance(value, Quantised):
-        return value.times(x, parameter.get_metadata()["out_sharding"][-value.ndim :], contracted)
-    return product(x, _use(parameter, x.dtype), contracted)
-
-
 def _is_tuple(value: Any) -> bool:
     return isinstance(value, tuple)
 
@@ -110,10 +102,10 @@ class Attention(nnx.Module):
 
     def merge(self, heads_BLHQ: Float[Array, "B L H Q"]) -> Float[Array, "B L D"]:
         """The heads' outputs, mixed back into the hidden size."""
-        return _add(_times(heads_BLHQ, self.output, 2), self.output_bias)
+        return _add(product(heads_BLHQ, _use(self.output, heads_BLHQ.dtype), 2), self.output_bias)
 
     def _heads(self, x_BLD: Array, weight: nnx.Param, bias: nnx.Param | None) -> Array:
-        x_BLHQ = _add(_times(x_BLD, weight), bias)
+        x_BLHQ = _add(product(x_BLD, _use(weight, x_BLD.dtype)), bias)
         return constrain(x_BLHQ, "batch", "sequence", "activation_heads", "head_dim")
 
 
@@ -131,10 +123,10 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BLD: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         """Two products up, one gated by the other, and one down."""
-        gate_BLF = _add(_times(x_BLD, self.gate), self.gate_bias)
-        up_BLF = _add(_times(x_BLD, self.up), self.up_bias)
+        gate_BLF = _add(product(x_BLD, _use(self.gate, x_BLD.dtype)), self.gate_bias)
+        up_BLF = _add(product(x_BLD, _use(self.up, x_BLD.dtype)), self.up_bias)
         h_BLF = constrain(jax.nn.silu(gate_BLF) * up_BLF, "batch", "sequence", "activation_mlp")
-        return _add(_times(h_BLF, self.down), self.down_bias)
+        return _add(product(h_BLF, _use(self.down, x_BLD.dtype)), self.down_bias)
 
 
 class Layer(nnx.Module):

@@ -10,9 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
 
-from alpaca_jax.model.products import product
 from alpaca_jax.parallel.sharding import gather
 
 _MOST = 127
@@ -60,17 +58,11 @@ class Quantised:
 
     def gathered(self, logical_axes: tuple[str, ...], dtype: DTypeLike) -> jax.Array:
         """The matrix in a type, brought together for its use as `sharding.gather` does it, in eight bits."""
-        factors = gather(self.factors, self._factor_axes(logical_axes))
+        factor_axes = tuple(
+            name if size != 1 else "norm" for name, size in zip(logical_axes, self.factors.shape, strict=True)
+        )
+        factors = gather(self.factors, factor_axes)
         return (gather(self.values, logical_axes).astype(jnp.float32) * factors).astype(dtype)
-
-    def times(self, x: Float[Array, "..."], logical_axes: tuple[str, ...], contracted: int = 1) -> Float[Array, "..."]:
-        """`products.product` of activations by the matrix; its factors multiply what comes out, which is far less."""
-        values = gather(self.values, logical_axes).astype(x.dtype)
-        factors = gather(self.factors, self._factor_axes(logical_axes)).reshape(self.shape[contracted:])
-        return (product(x, values, contracted) * factors).astype(x.dtype)
-
-    def _factor_axes(self, logical_axes: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name if size != 1 else "norm" for name, size in zip(logical_axes, self.factors.shape, strict=True))
 
 
 def is_matrix(logical_axes: tuple[str, ...]) -> bool:

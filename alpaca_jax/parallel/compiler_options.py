@@ -19,7 +19,7 @@ import os
 
 from alpaca_jax.parallel.chips import Chip
 
-CompilerOptions = dict[str, bool | int | str]
+CompilerOptions = dict[str, bool | int]
 
 _GPU: CompilerOptions = {
     # Collectives run beside arithmetic that does not need their result.
@@ -33,10 +33,6 @@ _GPU: CompilerOptions = {
 
 # On-chip memory that a fused kernel may use, in KiB: v6e has 128 MiB, of which it is given 32 by default.
 _TPU_V6E: CompilerOptions = {"xla_tpu_scoped_vmem_limit_kib": 98304}
-
-# A CPU's products of a few rows are left to YNNPACK, which widens eight-bit weights as it reads them; for Eigen, which
-# makes them otherwise, the whole matrix is first written widened. YNNPACK is also a sixth faster in float32.
-_CPU_DECODING: CompilerOptions = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
 
 _ENVIRONMENT = {
     # Of a GPU's memory, taken at the start; JAX's own 0.75 would not hold the peaks above. NCCL and CUDA have the rest.
@@ -56,11 +52,6 @@ def compiler_options(chip: Chip | None) -> CompilerOptions:
     if chip.platform == "gpu":
         return dict(_GPU)
     return dict(_TPU_V6E) if "TPU v6e" in chip.kinds else {}
-
-
-def decoding_options(platform: str) -> CompilerOptions:
-    """Options for the program that makes one token in each row, on devices of a platform (`jax.Device.platform`)."""
-    return dict(_CPU_DECODING) if platform == "cpu" else {}
 
 
 def set_environment() -> None:
