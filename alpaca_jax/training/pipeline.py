@@ -15,6 +15,9 @@ from alpaca_jax.training.state import TrainState
 
 Metrics = dict[str, float]
 
+# No update is quicker; speeds are divided by its time.
+_LEAST_SECONDS = 1e-6
+
 
 class Pipeline:
     """The state as it goes from update to update, and the updates that the devices still work on.
@@ -67,8 +70,10 @@ class Pipeline:
         while len(self._under_way) > leave:
             update = self._under_way.popleft()
             values, ended = update.result()
-            timing = Timing(ended - self._free_since, update.waited, self._clock.goodput())
-            self._free_since = ended
+            # On a busy machine a thread may be woken, and note an end, later than that of the next update does.
+            seconds = max(ended - self._free_since, _LEAST_SECONDS)
+            timing = Timing(seconds, update.waited, self._clock.goodput())
+            self._free_since = max(ended, self._free_since)
             self._measured(update.number, values, timing)
 
 

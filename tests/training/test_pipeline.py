@@ -46,6 +46,24 @@ def test_an_update_is_read_after_the_next_is_on_its_way():
     assert (pipeline.state, happened[6:]) == (4, ["start 4"])
 
 
+def test_ends_that_are_noted_late_make_no_time_negative():
+    began, ends = time.perf_counter(), iter([0.3, 0.1, 0.5])
+    timings: list[float] = []
+
+    def step(state: int, batch: dict[str, jax.Array]) -> tuple[int, dict]:
+        return state, {"loss": np.array(began + next(ends)).view(Slow)}
+
+    def measured(number: int, metrics: dict[str, float], timing: Timing) -> None:
+        timings.append(timing.seconds)
+
+    pipeline = Pipeline(step, 0, iter([ROWS] * 3), make_mesh({"fsdp": 8}), Clock(), measured)
+    for number in (1, 2, 3):
+        pipeline.update(number)
+    pipeline.drain()
+    assert min(timings) > 0
+    assert sum(timings) < time.perf_counter() - began + 1e-3
+
+
 def run_with(input_seconds: float) -> tuple[list[Timing], dict[str, float]]:
     """Three updates of 0.2 s each, whose batches take that long from the second on."""
 
