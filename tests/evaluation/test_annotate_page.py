@@ -30,8 +30,9 @@ def begin(page: Page, name: str) -> None:
 
 
 def done(page: Page, count: int, total: int = 6) -> None:
-    """Waits until the page says that so many votes are saved."""
+    """Waits until the page says, to who votes, that so many votes are saved."""
     expect(page.locator("#count")).to_have_text(f"{count} of {total}")
+    expect(page.locator("#count")).to_be_visible()  # the start screen hides what it said last
 
 
 def vote_through(page: Page, choose: Callable[[str, str], str]) -> None:
