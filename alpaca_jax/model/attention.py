@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from alpaca_jax.model.products import factors
 from alpaca_jax.model.rematerialisation import keep
 
 # Slots of a cache that are summed over together; caches of the engine have a power of two of such blocks.
@@ -47,10 +48,19 @@ def packed_attention(
     v_BLKQ: Float[Array, "B L K Q"],
     segment_ids_BL: Int[Array, "B L"],
     window: int | None = None,
+    blocks: int = 1,
 ) -> Float[Array, "B L H Q"]:
     """Causal attention in which a token sees only its own segment: packed examples never meet.
 
     The softmax runs in float32; the result has the type of the queries.
+
+    Args:
+      q_BLHQ: queries.
+      k_BLKQ: keys.
+      v_BLKQ: values.
+      segment_ids_BL: a segment's tokens lie together.
+      window: how many places a token sees, its own counted; None for all of its segment before it.
+      blocks: of queries, each held against the keys up to its own end alone: of 4 blocks, 10 of 16 parts of all pairs.
     """
     # Places in the row do as well as positions: within a segment they differ by a constant.
     places_1L = jnp.arange(segment_ids_BL.shape[1])[None]
@@ -58,7 +68,16 @@ def packed_attention(
     batch, length, heads, head_dim = q_BLHQ.shape
     kv_heads = k_BLKQ.shape[2]
     q_BKGLQ = q_BLHQ.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
-    heads_BKGLQ = _attend(q_BKGLQ, k_BLKQ.swapaxes(1, 2), v_BLKQ.swapaxes(1, 2), mask_BLS)
+    k_BKSQ, v_BKSQ = k_BLKQ.swapaxes(1, 2), v_BLKQ.swapaxes(1, 2)
+    size = -(-length // blocks)
+    heads_BKGLQ = jnp.concatenate(
+        [
+            _attend(q_BKGLQ[..., start:end, :], k_BKSQ[:, :, :end], v_BKSQ[:, :, :end], mask_BLS[:, start:end, :end])
+            for start in range(0, length, size)
+            for end in [min(start + size, length)]
+        ],
+        axis=3,
+    )
     return heads_BKGLQ.transpose(0, 3, 1, 2, 4).reshape(q_BLHQ.shape)
 
 
@@ -108,15 +127,14 @@ def _masked_scores(q_BKGLQ: Array, k_BKSQ: Array, mask_BLS: Array) -> Array:
 def _sum_over_queries(of_queries_BKGLQ: Array, of_pairs_BKGLS: Array) -> Array:
     """[B, K, S, Q]; made as [B, K, Q, S] and then turned over, which is less than to turn over what is of pairs."""
     queries_and_keys = (((2, 3), (2, 3)), ((0, 1), (0, 1)))
-    sums_BKQS = jax.lax.dot_general(
-        of_queries_BKGLQ, of_pairs_BKGLS, queries_and_keys, preferred_element_type=jnp.float32
-    )
+    a, b = factors(of_queries_BKGLQ, of_pairs_BKGLS)
+    sums_BKQS = jax.lax.dot_general(a, b, queries_and_keys, preferred_element_type=jnp.float32)
     # The barrier keeps the compiler from choosing the other way round.
     return jax.lax.optimization_barrier(sums_BKQS).swapaxes(2, 3)
 
 
 def _einsum(subscripts: str, a: Array, b: Array) -> Array:
-    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
+    return jnp.einsum(subscripts, *factors(a, b), preferred_element_type=jnp.float32)
 
 
 def cached_attention(

@@ -25,6 +25,8 @@ from alpaca_jax.parallel.sharding import constrain, gather, partition_spec
 
 QUERIES = ("batch", "sequence", "activation_heads", "head_dim")
 KEYS = QUERIES
+# Of the reference's queries: more of them save less and less, and smaller ones keep no device busy.
+_MOST_BLOCKS, _SMALLEST_BLOCK = 4, 128
 # The mesh axis over which a row's positions lie.
 _CONTEXT = "context"
 
@@ -91,10 +93,13 @@ def on_each_device(function: Callable[..., Any], *specs: Any) -> Callable[..., A
 
 
 def _xla(kernel: Kernel, segment_ids_BL: Array, window: int | None) -> Attend:
+    whole = context_parts() == 1
+    blocks = min(_MOST_BLOCKS, segment_ids_BL.shape[1] // _SMALLEST_BLOCK) if whole else 1
+
     def attend(q_BLHQ: Array, k_BLKQ: Array, v_BLKQ: Array) -> Array:
-        if context_parts() > 1:
+        if not whole:
             k_BLKQ, v_BLKQ = gather(k_BLKQ, KEYS), gather(v_BLKQ, KEYS)
-        return packed_attention(q_BLHQ, k_BLKQ, v_BLKQ, segment_ids_BL, window)
+        return packed_attention(q_BLHQ, k_BLKQ, v_BLKQ, segment_ids_BL, window, max(1, blocks))
 
     return attend
 

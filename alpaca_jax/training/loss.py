@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Shaped
 
 from alpaca_jax.model.llama import Llama
+from alpaca_jax.model.products import factors, sum_of_products
 from alpaca_jax.parallel.sharding import constrain, group_tokens
 
 
@@ -60,15 +61,18 @@ def _forward(
     chunks = -(-jnp.max(trained_G) // chunk)
     missing = -mask_GT.shape[1] % chunk
     padded_GT = jnp.pad(order_GT, ((0, 0), (0, missing)))
+    head_factor_DV, hidden_factor_GTD = factors(head_DV, hidden_GTD)
     is_padding_V = jnp.arange(head_DV.shape[1]) >= vocab_size
+
+    sums_over_tokens = jax.vmap(lambda a_CD, b_CV: sum_of_products(a_CD, (0,), b_CV, (0,), jnp.float32))
 
     def work(number: Array, sums: Any) -> Any:
         loss_G, gradient = sums
         places_GC = jax.lax.dynamic_slice_in_dim(padded_GT, number * chunk, chunk, axis=1)
         counts_GC = number * chunk + jnp.arange(chunk) < trained_G[:, None]
-        hidden_GCD = jnp.take_along_axis(hidden_GTD, places_GC[..., None], axis=1)
+        hidden_GCD = jnp.take_along_axis(hidden_factor_GTD, places_GC[..., None], axis=1)
         hidden_GCD = constrain(hidden_GCD, "tokens", "chunk", "activation_embed")
-        logits_GCV = jnp.einsum("GCD,DV->GCV", hidden_GCD, head_DV, preferred_element_type=jnp.float32)
+        logits_GCV = jnp.einsum("GCD,DV->GCV", hidden_GCD, head_factor_DV, preferred_element_type=jnp.float32)
         logits_GCV = constrain(jnp.where(is_padding_V, -jnp.inf, logits_GCV), "tokens", "chunk", "activation_vocab")
         logits_GCV = jax.lax.optimization_barrier(logits_GCV)  # made once, not again for each of its uses
         is_target_GCV = jnp.arange(head_DV.shape[1]) == jnp.take_along_axis(targets_GT, places_GC, axis=1)[..., None]
@@ -79,12 +83,12 @@ def _forward(
             return loss_G, gradient
         # ∂nats/∂logits = softmax − one-hot, in the type of the products that it enters.
         d_logits_GCV = jnp.exp(logits_GCV - normaliser_GC[..., None]) - is_target_GCV
-        d_logits_GCV = jnp.where(counts_GC[..., None], d_logits_GCV, 0.0).astype(hidden_GTD.dtype)
+        d_logits_GCV = jnp.where(counts_GC[..., None], d_logits_GCV, 0.0).astype(hidden_GCD.dtype)
         d_sorted_GTD, d_head_GDV = gradient
-        d_hidden_GCD = jnp.einsum("GCV,DV->GCD", d_logits_GCV, head_DV)
+        d_hidden_GCD = jnp.einsum("GCV,DV->GCD", d_logits_GCV, head_factor_DV, preferred_element_type=hidden_GTD.dtype)
         d_hidden_GCD = constrain(d_hidden_GCD, "tokens", "chunk", "activation_embed")
         d_sorted_GTD = jax.lax.dynamic_update_slice_in_dim(d_sorted_GTD, d_hidden_GCD, number * chunk, axis=1)
-        d_head_GDV += jnp.einsum("GCD,GCV->GDV", hidden_GCD, d_logits_GCV, preferred_element_type=jnp.float32)
+        d_head_GDV += sums_over_tokens(hidden_GCD, d_logits_GCV)
         return loss_G, (d_sorted_GTD, constrain(d_head_GDV, "tokens", "gathered", "activation_vocab"))
 
     groups, tokens, size = hidden_GTD.shape

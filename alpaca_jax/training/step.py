@@ -41,7 +41,8 @@ def train_step(
       The next state, and `loss` (nats a trained token), `grad_norm` (before clipping), `target_tokens` (trained),
       `tokens` (all but padding) and `attended` (pairs of a token and one that it sees: what attention costs).
     """
-    loss_sum, count, gradient_sum = summed_gradient(definition, config, state.parameters, batch)
+    with jax.default_matmul_precision(config.model.matmul_precision):
+        loss_sum, count, gradient_sum = summed_gradient(definition, config, state.parameters, batch)
     denominator = jnp.maximum(count, 1.0)  # a batch without a trained token has the gradient 0, not 0/0
     gradient = jax.tree.map(lambda g: g.astype(jnp.float32) / denominator, gradient_sum)
 
@@ -75,4 +76,5 @@ def evaluation_step(
 ) -> tuple[jax.Array, jax.Array]:
     """Summed loss over a batch's trained tokens, and their number."""
     working_copy = cast(parameters, config.model.compute_dtype)
-    return summed_loss(definition.bind(working_copy), batch, config.model.loss_chunk)
+    with jax.default_matmul_precision(config.model.matmul_precision):
+        return summed_loss(definition.bind(working_copy), batch, config.model.loss_chunk)

@@ -55,8 +55,30 @@ def test_products_are_kept_for_the_backward_pass_by_name():
     assert products_of_a_gradient("full") == 8
 
 
+def test_a_cpu_rounds_what_it_multiplies_where_it_is_asked_to():
+    x, weight, cotangent = normal(0, (2, 8, 20)), normal(1, (20, 2, 6)), normal(2, (2, 8, 2, 6))
+
+    def all_of_it(precision: str | None, *arrays: jax.Array) -> tuple[jax.Array, ...]:
+        with jax.set_mesh(make_mesh({"fsdp": 8})), jax.default_matmul_precision(precision):
+            made, backward = jax.vjp(product, *arrays)
+            return made, *backward(cotangent)
+
+    rounded = [np.asarray(array.astype("bfloat16"), np.float64) for array in (x, weight, cotangent)]
+    exact = (
+        np.einsum("bli,iho->blho", rounded[0], rounded[1]),
+        np.einsum("blho,iho->bli", rounded[2], rounded[1]),
+        np.einsum("bli,blho->iho", rounded[0], rounded[2]),
+    )
+    for mine, theirs in zip(all_of_it("BF16_BF16_F32", x, weight), exact, strict=True):
+        assert mine.dtype == np.float32
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+    plain = all_of_it(None, x, weight)
+    assert all(np.abs(mine - theirs).max() > 1e-3 for mine, theirs in zip(plain, exact, strict=True))
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
 @pytest.mark.parametrize("window", [None, 5])
-def test_attention_and_its_gradients_are_those_of_jax(window: int | None):
+def test_attention_and_its_gradients_are_those_of_jax(window: int | None, blocks: int):
     q, k, v = normal(0, (2, 16, 4, 8)), normal(1, (2, 16, 2, 8)), normal(2, (2, 16, 2, 8))
     segments = jnp.array([[1] * 9 + [2] * 4 + [0] * 3, [1] * 16])
     places = jnp.arange(16)[None]
@@ -66,7 +88,7 @@ def test_attention_and_its_gradients_are_those_of_jax(window: int | None):
         return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
 
     def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return packed_attention(q, k, v, segments, window)
+        return packed_attention(q, k, v, segments, window, blocks)
 
     cotangent = normal(3, q.shape)
     both = (jax.tree.leaves(_with_gradients(function, cotangent, q, k, v)) for function in (ours, theirs))

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -221,6 +222,21 @@ def test_arithmetic_runs_in_the_type_asked_for(reference):
     losses, _, _ = run_steps(packed(examples()), model__compute_dtype="bfloat16")
     assert losses != reference[0]
     np.testing.assert_allclose(losses, reference[0], rtol=0.02)
+
+
+def test_products_are_of_the_precision_asked_for(reference):
+    rounded = {"model__matmul_precision": "BF16_BF16_F32"}
+    losses, _, _ = run_steps(packed(examples()), **rounded)
+    assert losses != reference[0]
+    np.testing.assert_allclose(losses, reference[0], rtol=0.01)
+    step = step_for((1, 4, 1, 2), **rounded)
+    with jax.set_mesh(step.mesh):
+        program = str(step.update.trace(step.start, place_batch(step.mesh, packed(examples()))).jaxpr)
+    products = re.findall(r"(\w+)\[[\d,]*\] = dot_general\[(.*?)\] (\w+) (\w+)", program, re.DOTALL)
+    types = dict(re.findall(r"\b(\w+):(\w+)\[", program))
+    assert len(products) > 20
+    assert all("preferred_element_type=float32" in how for _, how, _, _ in products)
+    assert {types[name] for _, _, a, b in products for name in (a, b)} == {"bf16"}
 
 
 def test_what_the_backward_pass_keeps_on_the_host_changes_nothing(reference):
