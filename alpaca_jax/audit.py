@@ -20,12 +20,18 @@ example:
 def main() -> int | None:
     """Parses the flags, audits, and says what was found."""
     flags = Flags(prog="python -m alpaca_jax.audit", description=__doc__, epilog=_EXAMPLE)
-    flags.add_argument("--input", metavar="FILE", action="append", required=True, help="instruction file; repeatable")
-    flags.add_argument("--fix", metavar="OUT", help="cleaned file to write, in the form of the first input")
+    flags.add_argument(
+        "--input", metavar="FILE", type=Path, action="append", required=True, help="instruction file; repeatable"
+    )
+    flags.add_argument("--fix", metavar="OUT", type=Path, help="cleaned file to write, in the form of the first input")
     flags.add_argument("--json", action="store_true", help="print the counts and examples as one JSON object")
-    flags.add_argument("--tokenizer", metavar="PATH", help="as for prepare, to find what is too long for --seq_len")
+    flags.add_argument(
+        "--tokenizer", metavar="PATH", type=Path, help="as for prepare, to find what is too long for --seq_len"
+    )
     flags.add_argument("--seq_len", metavar="N", type=int, help="tokens in a row, template included")
-    flags.add_argument("--eval", metavar="FILE", action="append", default=[], help="evaluation tasks; repeatable")
+    flags.add_argument(
+        "--eval", metavar="FILE", type=Path, action="append", default=[], help="evaluation tasks; repeatable"
+    )
     flags.add_argument(
         "--near", metavar="F", type=float, default=0.7, help="ROUGE-L F of near-duplicates (default 0.7; 1: none)"
     )
@@ -34,12 +40,12 @@ def main() -> int | None:
     from alpaca_jax.data.audit.run import Request, audit
 
     request = Request(
-        inputs=tuple(map(Path, values.input)),
+        inputs=tuple(values.input),
         near=values.near,
-        evaluation=tuple(map(Path, values.eval)),
-        tokenizer=values.tokenizer and Path(values.tokenizer),
+        evaluation=tuple(values.eval),
+        tokenizer=values.tokenizer,
         seq_len=values.seq_len,
-        fix=values.fix and Path(values.fix),
+        fix=values.fix,
     )
     report = audit(request)
     if values.json:

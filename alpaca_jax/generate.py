@@ -2,14 +2,12 @@
 
 import argparse
 import contextlib
-import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca_jax.support.errors import UserError, shorten
-from alpaca_jax.support.files import read_json_lines, write_text_atomic
+from alpaca_jax.support.files import check_file_place, read_json_lines, write_json_lines_atomic
 from alpaca_jax.support.program import Flags, run_program
 
 if TYPE_CHECKING:
@@ -39,8 +37,8 @@ def main() -> None:
     """Parses the flags, loads the checkpoint and prints or writes the answers."""
     values = _flags().parse()
     prompts, records = _read(values)
-    if values.out and not os.access(Path(values.out).absolute().parent, os.W_OK):
-        raise UserError(values.out, expected="a folder to write in", found="none", remedy="create it first")
+    if values.out is not None:
+        check_file_place(values.out)
 
     from alpaca_jax.generation.sampling import Sampling
     from alpaca_jax.generation.watermark_files import read_watermark
@@ -59,21 +57,18 @@ def main() -> None:
     from alpaca_jax.generation.load import load_generator
     from alpaca_jax.support.progress import ProgressBar
 
-    slots = _SLOTS if values.out else 1
+    slots = 1 if values.out is None else _SLOTS
     generator = load_generator(values.checkpoint, values.dtype, values.template, slots=slots, watermark=watermark)
     if values.chat:
         _chat(generator.engine, sampling)
         return
-    if not values.out:
+    if values.out is None:
         print(generator.answer(prompts, sampling)[0])
         return
     with ProgressBar("answers", len(prompts)) as bar:
         answers = generator.answer(prompts, sampling, bar.advance)
-    lines = (
-        json.dumps(record | {"output": answer}, ensure_ascii=False)
-        for record, answer in zip(records, answers, strict=True)
-    )
-    write_text_atomic(values.out, "".join(line + "\n" for line in lines))
+    answered = (record | {"output": answer} for record, answer in zip(records, answers, strict=True))
+    write_json_lines_atomic(values.out, answered)
 
 
 def _chat(engine: "Engine", sampling: "Sampling") -> None:
@@ -98,13 +93,13 @@ def _flags() -> Flags:
         help="what `convert import` wrote, or a work directory of `train`; DIR/best, DIR/200: that save",
     )
     flags.add_argument("--instruction", metavar="TEXT", help="put into the prompt template")
-    flags.add_argument("--context", metavar="TEXT", default="", help="the instruction's input, if it has one")
+    flags.add_argument("--context", metavar="TEXT", help="the instruction's input, if it has one")
     flags.add_argument("--template", metavar="NAME", help="(default: the checkpoint's own; if it has none, alpaca)")
     flags.add_argument("--prompt", metavar="TEXT", help="taken as it is, and continued")
     flags.add_argument(
         "--input", metavar="FILE", help='JSON lines {"prompt": …} (as it is), {"instruction": …} or {"messages": […]}'
     )
-    flags.add_argument("--out", metavar="FILE", help="where the lines of --input go, with `output` added")
+    flags.add_argument("--out", metavar="FILE", type=Path, help="where the lines of --input go, with `output` added")
     flags.add_argument("--chat", action="store_true", help="talk in the terminal, turn by turn")
     flags.add_argument("--temperature", type=float, default=0.7, metavar="T", help="0: greedy (default: %(default)s)")
     flags.add_argument("--top_p", type=float, default=0.9, metavar="P", help="nucleus (default: %(default)s)")
@@ -132,13 +127,15 @@ def _read(values: argparse.Namespace) -> "tuple[list[str | Record], list[dict]]"
         raise UserError(
             "flags",
             expected="one of --instruction, --prompt, --chat, or --input together with --out",
-            found=", ".join(f"--{name}" for name in [*given, *(["out"] if values.out else [])]) or "none",
+            found=", ".join(f"--{name}" for name in [*given, *(["out"] if values.out is not None else [])]) or "none",
             remedy="see `--help`",
         )
+    if values.context is not None and given != ["instruction"]:
+        raise UserError("--context", expected="--instruction with it", found=f"--{given[0]}", remedy="leave it out")
     if values.chat:
         return [], []
     if values.instruction is not None:
-        return [_prompt_of({"instruction": values.instruction, "input": values.context}, "--instruction")], [{}]
+        return [_prompt_of({"instruction": values.instruction, "input": values.context or ""}, "--instruction")], [{}]
     if values.prompt is not None:
         return [_prompt_of({"prompt": values.prompt}, "--prompt")], [{}]
     records, prompts = [], []

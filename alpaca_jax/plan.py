@@ -1,9 +1,11 @@
 """Foresees a run: compiles its train step for the real chip, none attached, and says whether it fits and what it costs.
 
 Memory and collectives are read from the compiled program; the time is an estimate from its arithmetic, its memory
-traffic and its communication against the chip's figures, with the efficiencies that are printed with it.
+traffic and its communication against the chip's figures, with the efficiencies that are printed with it. Exit code 1
+where the step does not fit.
 """
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ def main() -> int | None:
 
     flags = Flags(prog="python -m alpaca_jax.plan", description=__doc__, epilog=_EXAMPLE)
     flags.add_argument("--config", metavar="FILE:TARGET", required=True, help="a file of configs/, one of its targets")
+    flags.add_argument("--config.SECTION.KEY", metavar="VALUE", help="changes one value of the configuration")
     flags.add_argument("--price", metavar="USD", type=float, help="of one device for an hour (a rough table otherwise)")
     flags.add_argument("--search", action="store_true", help="try microbatches and rematerialisations")
     flags.add_argument("--records", metavar="N", type=int, help="records to train on (default 52,002, as Alpaca)")
@@ -37,9 +40,9 @@ def main() -> int | None:
     if not colon:
         raise UserError("--config", expected="FILE:TARGET", found=values.config, remedy="name a target after a colon")
     for name in ("price", "records", "tokens_per_record"):
-        if getattr(values, name) is not None and not getattr(values, name) > 0:
-            found = str(getattr(values, name))
-            raise UserError(f"--{name}", expected="a positive number", found=found, remedy="correct it")
+        value = getattr(values, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name}", expected="a positive number", found=str(value), remedy="correct it")
 
     from alpaca_jax.planning.devices import compile_on_this_machine
 

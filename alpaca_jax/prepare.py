@@ -49,13 +49,15 @@ def main() -> int | None:
 
 
 def _flags() -> Flags:
+    from alpaca_jax.data.prompt import DEFAULT_TEMPLATE, TEMPLATES
+
     flags = Flags(prog="python -m alpaca_jax.prepare", description=__doc__, epilog=_EXAMPLE)
     flags.add_argument("--input", metavar="FILE", action="append", required=True, help="instruction file; repeatable")
     flags.add_argument(
         "--weights",
         metavar="W,W,…",
         default="",
-        help="for each --input how often its records are packed; 2.5 is twice, and a third time by chance, which the "
+        help="for each --input how often its records are packed; 2.5 is twice, and a third time by chance, as the "
         "seed decides (default 1 each)",
     )
     flags.add_argument(
@@ -69,8 +71,8 @@ def _flags() -> Flags:
     flags.add_argument(
         "--template",
         metavar="NAME",
-        default="alpaca",
-        help="alpaca (default), or that of a chat model: chatml, llama3 …",
+        default=DEFAULT_TEMPLATE,
+        help=f"{DEFAULT_TEMPLATE} (default), or that of a chat model: {', '.join(list(TEMPLATES)[1:])}",
     )
     flags.add_argument(
         "--tokenization",

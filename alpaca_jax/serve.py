@@ -25,7 +25,11 @@ def _flags() -> Flags:
         epilog=_EXAMPLE,
     )
     add = flags.add_argument
-    add("--checkpoint", metavar="DIR", help="what `convert import` wrote, or a work directory of `train`")
+    add(
+        "--checkpoint",
+        metavar="DIR",
+        help="what `convert import` wrote, or a work directory of `train` (or DIR/best, DIR/200)",
+    )
     add("--compare", metavar="DIR", help="a second one, answering beside it on the web page")
     add("--host", metavar="ADDRESS", default="127.0.0.1", help="to listen at (default %(default)s)")
     add("--port", metavar="N", type=int, default=8000, help="(default %(default)s; 0: any that is free)")

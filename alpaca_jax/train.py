@@ -9,14 +9,16 @@ from alpaca_jax.training.command_line import split_config_flags
 _DESCRIPTION = """\
 Fine-tunes a LLaMA on instructions; run again with the same --workdir, it goes on where it stopped.
 
-  python -m alpaca_jax.train --config=configs/tiny.py --workdir=runs/mine --config.data.path=DATA
-  python -m alpaca_jax.train --config=configs/tiny.py:cpu --workdir=runs/mine --config.train.steps=20
+  python -m alpaca_jax.train --config=configs/alpaca_7b.py:a100x8 --workdir=runs/mine --config.data.path=DATA \\
+      --config.model.checkpoint=WEIGHTS --config.train.steps=20
+
+DATA is a folder that `prepare` wrote, WEIGHTS one of `convert import`; steps stops early. TARGET is the machine, one of
+those that FILE lists under TARGETS. Every key is described in alpaca_jax/training/config.py.
 
 The work directory holds metrics.jsonl (an object an update), tensorboard/, loss.png, checkpoints/ and run.json; a
 program that takes --checkpoint=DIR takes it, or DIR/best, or DIR/200.
 SIGTERM (the notice before a preemption) and Ctrl-C finish the update, save, and end with the code 75 and 130; the same
 command goes on from there. Ctrl-C twice stops at once.
-Every key is described in alpaca_jax/training/config.py; a configuration holds what differs from there.
 """
 
 

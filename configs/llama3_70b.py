@@ -13,8 +13,8 @@ from alpaca_jax.training.config import default_config
 from alpaca_jax.training.targets import set_target
 
 TARGETS: dict[str, dict] = {
-    "h100x32": {"train.microbatches": 2, "mesh.tensor": 4},
-    "h200x16": {"train.microbatches": 2, "mesh.tensor": 4},
+    "h100x32": {"mesh.tensor": 2},
+    "h200x16": {"train.microbatches": 2, "mesh.tensor": 2},
     "tpu_v5p_64": {"mesh.tensor": 4},
 }
 

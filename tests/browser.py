@@ -5,18 +5,14 @@ def test_a_page(open_page):
     page.get_by_role("button", name="Send").click()
 """
 
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
-# Debian's package `chromium`; the other names are those of Ubuntu and of Google's own package.
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+from tools.browser import NAMES, find_chromium, headless_chromium
+
 _PATIENCE = 20_000  # milliseconds, for what Playwright waits for; the machines that test may be busy
 expect.set_options(timeout=_PATIENCE)
 
@@ -54,28 +50,15 @@ class Visitor:
             self.complaints.append(message.text)
 
 
-def find_chromium() -> Path | None:
-    """The program on PATH, where there is one."""
-    return next((Path(found) for found in map(shutil.which, _NAMES) if found), None)
-
-
 # Of a module and not of the session: while Playwright runs, its event loop counts as running in this thread, and a test
 # of another module that calls `asyncio.run` would be refused.
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     program = find_chromium()
     if program is None:
-        pytest.skip(f"needs a browser on PATH: {', '.join(_NAMES)}")
-    # Chromium's sandbox does not run as root, which containers often are.
-    sandbox = os.geteuid() != 0
-    # No name but loopback's is looked up: a page that needs another machine fails here as it would without a network.
-    loopback_only = "--host-resolver-rules=MAP * ~NOTFOUND" + "".join(f", EXCLUDE {name}" for name in _LOOPBACK)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, chromium_sandbox=sandbox, args=[loopback_only, "--disable-dev-shm-usage"]
-        )
+        pytest.skip(f"needs a browser on PATH: {', '.join(NAMES)}")
+    with headless_chromium(program) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

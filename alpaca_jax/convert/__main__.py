@@ -58,8 +58,8 @@ def _import(arguments: Sequence[str]) -> None:
 def _export(arguments: Sequence[str]) -> None:
     flags = _flags(
         "export",
-        "Writes a checkpoint, its newest save, as a Hugging Face folder, which transformers and vLLM load. What was\n"
-        "imported comes out bit for bit, and is held against its certificate on the way.",
+        "Writes a checkpoint, its newest save if none is named, as a Hugging Face folder, which transformers and vLLM\n"
+        "load. What was imported comes out bit for bit, and is held against its certificate on the way.",
         checkpoint=_CHECKPOINT,
         out=_OUT,
     )

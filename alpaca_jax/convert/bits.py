@@ -1,10 +1,14 @@
 """The bits of a tensor: to hash, to compare, and to look for what is no number."""
 
-import hashlib
-
 import ml_dtypes
 import numpy as np
 
+from alpaca_jax.support.hashing import sha256_bytes
+
+# The types that models are published in, by their names in our own files.
+FLOATS: dict[str, np.dtype] = {
+    str(dtype): dtype for dtype in (np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16), np.dtype(np.float32))
+}
 _UNSIGNED: dict[int, np.dtype] = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
 _BLOCK = 2**18  # numbers looked at together: few enough to stay in the processor's cache
 # The exponent's bits; all of them are set in NaN and infinity, and in no other number.
@@ -27,7 +31,7 @@ def as_bytes(array: np.ndarray) -> np.ndarray:
 
 def sha256_tensor(array: np.ndarray) -> str:
     """Hexadecimal SHA-256 of the array's bytes in C order; Python's lock is free meanwhile."""
-    return hashlib.sha256(memoryview(as_bytes(array))).hexdigest()
+    return sha256_bytes(memoryview(as_bytes(array)))
 
 
 def is_finite(array: np.ndarray) -> bool:

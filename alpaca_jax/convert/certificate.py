@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_dtypes import bfloat16
 
 import alpaca_jax
-from alpaca_jax.convert.bits import sha256_tensor
+from alpaca_jax.convert.bits import FLOATS, sha256_tensor
 from alpaca_jax.convert.source import Source
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import read_json, write_json_atomic
@@ -81,11 +80,10 @@ class Certificate:
         Raises:
           UserError: the file says something that is none.
         """
-        types = {str(dtype): dtype for dtype in (*map(np.dtype, (np.float32, np.float16)), np.dtype(bfloat16))}
         said = self.tensors[name]["dtype"]
-        if said not in types:
-            raise _refuse(f"{CERTIFICATE}, {name}", f"a type among {', '.join(types)}", shorten(said))
-        return types[said]
+        if said not in FLOATS:
+            raise _refuse(f"{CERTIFICATE}, {name}", f"a type among {', '.join(FLOATS)}", shorten(said))
+        return FLOATS[said]
 
     def expect(self, source: Source, name: str, sha256: str) -> None:
         """Holds the SHA-256 of a tensor that was just read against the one in here.

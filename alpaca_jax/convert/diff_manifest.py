@@ -13,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-
 import alpaca_jax
+from alpaca_jax.convert.bits import FLOATS
 from alpaca_jax.convert.huggingface import Form
 from alpaca_jax.convert.safetensors_file import BITS, SafetensorsFile
 from alpaca_jax.convert.source import TensorInfo
@@ -29,7 +27,6 @@ XOR, ADDITIVE = "xor", "additive"
 # The files of xor mode.
 BITS_FORM = Form("safetensors", f"{Xor.stem}.safetensors", partial(SafetensorsFile, types=BITS))
 _FORMAT = 1
-_DTYPES = {str(np.dtype(dtype)): np.dtype(dtype) for dtype in (np.float32, np.float16, ml_dtypes.bfloat16)}
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -117,9 +114,9 @@ def _read_record(subject: str, value: Any) -> TensorRecord:
         shape, dtype = value.get(f"{prefix}shape"), value.get(f"{prefix}dtype")
         if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
             raise _refuse(f"{subject}, {prefix}shape", "a list of sizes", shorten(shape))
-        if not isinstance(dtype, str) or dtype not in _DTYPES:
-            raise _refuse(f"{subject}, {prefix}dtype", " or ".join(_DTYPES), shorten(dtype))
-        infos.append(TensorInfo(tuple(shape), _DTYPES[dtype]))
+        if not isinstance(dtype, str) or dtype not in FLOATS:
+            raise _refuse(f"{subject}, {prefix}dtype", " or ".join(FLOATS), shorten(dtype))
+        infos.append(TensorInfo(tuple(shape), FLOATS[dtype]))
     return TensorRecord(infos[0], infos[1], value["base"], value["diff"], value["result"])
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ml_dtypes import bfloat16
 
-from alpaca_jax.convert.bits import is_finite, sha256_tensor
+from alpaca_jax.convert.bits import FLOATS, is_finite, sha256_tensor
 from alpaca_jax.convert.certificate import Certificate
 from alpaca_jax.convert.checkpoint_source import CheckpointSource
 from alpaca_jax.convert.huggingface_config import write_model_config
@@ -23,8 +22,6 @@ from alpaca_jax.support.progress import ProgressBar
 
 if TYPE_CHECKING:
     from alpaca_jax.data.tokenizer import Tokenizer
-
-_DTYPES = {"bfloat16": np.dtype(bfloat16), "float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
 
 
 def export_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str | None = None) -> Path:
@@ -46,11 +43,11 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str | None
       UserError: no such checkpoint, or damaged; a number too large for `dtype`; or `out` cannot be written. Nothing is
         left behind.
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise UserError("--dtype", expected=" or ".join(_DTYPES), found=shorten(dtype), remedy="choose one of them")
+    if dtype is not None and dtype not in FLOATS:
+        raise UserError("--dtype", expected=" or ".join(FLOATS), found=shorten(dtype), remedy="choose one of them")
     source = CheckpointSource(Path(checkpoint))
     wanted = {
-        name: TensorInfo(info.shape, info.dtype if dtype is None else _DTYPES[dtype])
+        name: TensorInfo(info.shape, info.dtype if dtype is None else FLOATS[dtype])
         for name, info in source.tensors.items()
     }
     tokenizer, main = source.folder.tokenizer(), main_type(wanted)

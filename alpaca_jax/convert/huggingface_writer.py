@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from alpaca_jax.convert.bits import as_bytes, sha256_tensor
-from alpaca_jax.convert.safetensors_file import BITS, FLOATS
+from alpaca_jax.convert.safetensors_file import BITS, NAMES
 from alpaca_jax.convert.source import TensorInfo
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import explain_os_errors, write_json_atomic
 
-_TYPES = {dtype: name for name, dtype in (FLOATS | BITS).items()}
+_TYPES = {dtype: name for name, dtype in (NAMES | BITS).items()}
 _ALIGNMENT = 8
 _BLOCK = 2**24  # bytes a write
 

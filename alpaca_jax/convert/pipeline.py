@@ -1,7 +1,6 @@
 """What lets reading, turning, hashing and writing go on at one time, within bounded memory."""
 
 import contextlib
-import hashlib
 import queue
 import threading
 from collections.abc import Generator, Iterable, Sequence
@@ -12,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from alpaca_jax.support.files import explain_os_errors
+from alpaca_jax.support.hashing import sha256_file_unless
 
 T = TypeVar("T")
 
-_BLOCK = 2**20
 # Columns copied at one time: this many rows of the source stay in the processor's cache meanwhile.
 _COLUMNS = 16
 
@@ -103,11 +102,8 @@ class FileSums:
         return [{"name": name, "sha256": self._hash(file)} for name, file in self._names]
 
     def _hash(self, file: Path) -> str:
-        sha256, block = hashlib.sha256(), bytearray(_BLOCK)
-        with explain_os_errors(file), open(file, "rb", buffering=0) as raw:
-            while (size := raw.readinto(block)) and not self._abandoned.is_set():
-                sha256.update(memoryview(block)[:size])
-        return sha256.hexdigest()
+        with explain_os_errors(file):
+            return sha256_file_unless(file, self._abandoned.is_set)
 
 
 def contiguous(view: np.ndarray) -> np.ndarray:

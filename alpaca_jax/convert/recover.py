@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def recover(base: str | Path, diff: str | Path, out: str | Path, expect_sum: flo
       UserError: base and diff do not belong together, something is damaged, the sum is another, or `out` cannot be
         written; the tensor is named where one is at fault, and nothing is left behind.
     """
+    if expect_sum is not None and not math.isfinite(expect_sum):
+        raise UserError("--expect_sum", expected="a number", found=str(expect_sum), remedy="give the published sum")
     opened, source = _open_diff(Path(diff)), open_source(base)
     if expect_sum is not None and not isinstance(opened.mode, Additive):
         found = "one in xor mode, of which SHA-256 checks every tensor"

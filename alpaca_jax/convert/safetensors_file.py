@@ -5,20 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from alpaca_jax.convert.bits import as_bytes
+from alpaca_jax.convert.bits import FLOATS, as_bytes
 from alpaca_jax.convert.source import TensorInfo
 from alpaca_jax.convert.weight_files import damaged, refuse_type
 from alpaca_jax.support.errors import UserError
 
 # The format's names of types. The unsigned ones are of no model: they hold bits, for a weight diff.
-FLOATS: dict[str, np.dtype] = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
+NAMES: dict[str, np.dtype] = {"F32": FLOATS["float32"], "F16": FLOATS["float16"], "BF16": FLOATS["bfloat16"]}
 BITS: dict[str, np.dtype] = {"U32": np.dtype(np.uint32), "U16": np.dtype(np.uint16)}
 _LARGEST_HEADER = 100_000_000  # bytes, the library's limit
 
@@ -37,7 +32,7 @@ class SafetensorsFile:
       UserError: no such file, damaged, or a tensor of another type.
     """
 
-    def __init__(self, path: Path, types: Mapping[str, np.dtype] = FLOATS):
+    def __init__(self, path: Path, types: Mapping[str, np.dtype] = NAMES):
         from safetensors import SafetensorError, safe_open
 
         self.path = path

@@ -16,20 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from alpaca_jax.convert.bits import FLOATS
 from alpaca_jax.convert.source import TensorInfo
 from alpaca_jax.convert.weight_files import damaged, refuse_type
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import explain_os_errors
 
 _KIND = "PyTorch weights"
-_DTYPES = {
-    "torch.float32": np.dtype(np.float32),
-    "torch.float16": np.dtype(np.float16),
-    "torch.bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 # The names of a model with a thousand layers take a few MiB; more is a trap.
 _LARGEST_PICKLE = 2**26
 
@@ -61,7 +56,7 @@ class TorchFile:
         self.tensors: dict[str, TensorInfo] = {}
         self._places: dict[str, _Place] = {}
         for name, tensor in tensors.items():
-            dtype = _DTYPES.get(str(tensor.dtype))
+            dtype = FLOATS.get(str(tensor.dtype).removeprefix("torch."))
             if dtype is None:
                 raise refuse_type(path, name, tensor.dtype)
             self.tensors[name] = TensorInfo(tuple(tensor.shape), dtype)

@@ -8,6 +8,7 @@ L sequence length, C tokens of a chunk, P compared positions, V vocabulary.
 
 import dataclasses
 import gc
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,10 @@ def verify(
     """
     if dtype not in TOLERANCES:
         raise UserError("--dtype", expected=" or ".join(TOLERANCES), found=shorten(dtype), remedy="choose one of them")
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise UserError("--tolerance", expected="a number from 0 on", found=str(tolerance), remedy="give such a number")
+    if not Path(reference).exists():
+        raise _not_a_reference(Path(reference), "nothing there")
     folder = CheckpointFolder.open(checkpoint)
     _check_memory(folder, dtype)
     checked = _check_certificates(folder.path, Path(reference))

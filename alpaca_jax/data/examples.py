@@ -58,13 +58,6 @@ class Dropped:
     reason: Literal["empty_output", "prompt_too_long"]
 
 
-def make_example(
-    record: Record, tokenizer: Tokenizer, template: Template, seq_len: int, tokenization: Tokenization = "exact"
-) -> Example | Dropped:
-    """The example of one record; see `make_examples`."""
-    return make_examples([record], tokenizer, template, seq_len, tokenization)[0]
-
-
 def make_examples(
     records: Sequence[Record],
     tokenizer: Tokenizer,

@@ -21,6 +21,11 @@ class Instruction:
     input: str
     output: str
 
+    @property
+    def question(self) -> str:
+        """All that is asked, as one text: the instruction, and after a blank line its input."""
+        return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+
     def identity(self) -> list[str]:
         """The texts that make it this record and no other."""
         return [self.instruction, self.input, self.output]
@@ -147,6 +152,31 @@ def records_of(value: Value) -> Iterator[Located]:
             instruction, _text(instance, "input", inner, optional=True), _text(instance, "output", inner)
         )
         yield Located(answered, *value[1:], instance=number)
+
+
+def with_empty_answers(value: Value) -> Value:
+    """The value with an empty answer wherever there is none, as in files of questions."""
+    fields = value.value
+    if not isinstance(fields, dict):
+        return value
+    if "instances" not in fields and "messages" not in fields:
+        return value._replace(value={"output": "", **fields})
+    if isinstance(fields.get("instances"), list):
+        instances = [{"output": "", **one} if isinstance(one, dict) else one for one in fields["instances"]]
+        return value._replace(value=fields | {"instances": instances})
+    if _ends_with_user(fields.get("messages")):
+        answer = {"role": "assistant", "content": ""}
+        return value._replace(value=fields | {"messages": [*fields["messages"], answer]})
+    return value
+
+
+def _ends_with_user(messages: Any) -> bool:
+    return bool(
+        isinstance(messages, list)
+        and messages
+        and isinstance(messages[-1], dict)
+        and messages[-1].get("role") == "user"
+    )
 
 
 def conversation_of(messages: Any, place: str) -> Conversation:

@@ -214,7 +214,8 @@ def _read_metadata(folder: Path) -> dict[str, Any]:
     subject = str(folder)
     with explain_os_errors(folder):
         if not folder.is_dir() or not (folder / "metadata.json").is_file():
-            found = "a folder without its metadata.json" if folder.is_dir() else "no such folder"
+            otherwise = "a file" if folder.exists() else "no such folder"
+            found = "a folder without its metadata.json" if folder.is_dir() else otherwise
             raise UserError(subject, expected="a packed dataset", found=found, remedy="make one with `prepare`")
     metadata = read_json(folder / "metadata.json")
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:

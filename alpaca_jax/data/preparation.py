@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -19,7 +18,7 @@ from alpaca_jax.data.prompt import DEFAULT_TEMPLATE, template_named
 from alpaca_jax.data.tokenising import Tokenising, shuffled
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.support.errors import UserError, shorten
-from alpaca_jax.support.files import explain_os_errors
+from alpaca_jax.support.files import check_folder_place, explain_os_errors
 from alpaca_jax.support.hashing import sha256_file
 from alpaca_jax.support.progress import ProgressBar
 
@@ -115,7 +114,7 @@ def prepare(request: Request, out: str | Path) -> tuple[dict[str, Any], bool]:
       UserError: an unreadable input, no usable record, or an `out` that holds something else or cannot be written.
     """
     out = Path(out)
-    _check_place(out)
+    check_folder_place(out)
     work = Tokenising(
         request.tokenizer,
         request.template,
@@ -152,21 +151,6 @@ def prepare(request: Request, out: str | Path) -> tuple[dict[str, Any], bool]:
                 beside=[Path(hidden) / REJECTED],
             )
     return open_packed_dataset(out).metadata, False
-
-
-def _check_place(out: Path) -> None:
-    """Refuses an unwritable place now rather than after the work; what is really written is checked again then."""
-    with explain_os_errors(out):
-        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-        if not nearest.is_dir():
-            raise UserError(str(nearest), expected="a folder", found="a file", remedy="choose another --out")
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            raise UserError(
-                str(nearest),
-                expected="a folder to write in",
-                found="one that is read-only",
-                remedy="choose another --out, or change its permissions",
-            )
 
 
 def _hidden_folder(out: Path) -> tempfile.TemporaryDirectory[str]:

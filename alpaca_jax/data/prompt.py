@@ -109,7 +109,7 @@ class Template:
             if record.input and self.first_with_input is not None:
                 pattern = self.first_with_input
             elif record.input:
-                turns = [(f"{record.instruction}\n\n{record.input}", record.output)]
+                turns = [(record.question, record.output)]
         else:
             turns, system, pattern, fields = _turns(record), record.system, self.first, {}
             system = self.default_system if system is None else system
@@ -271,11 +271,6 @@ def check_template(name: object, sha256: object, subject: str, remedy: str) -> T
             remedy=remedy,
         )
     return template
-
-
-def template_sha256(name: str = DEFAULT_TEMPLATE) -> str:
-    """The hash of the template of that name."""
-    return TEMPLATES[name].sha256
 
 
 def render_prompt(instruction: str, input: str = "") -> str:

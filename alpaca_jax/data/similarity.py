@@ -38,14 +38,6 @@ def f_measure(lcs: np.ndarray, length: int, lengths: np.ndarray) -> np.ndarray:
     return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
 
 
-def rouge_l_f(a: str, b: str) -> float:
-    """ROUGE-L F of two texts, from 0 to 1; 0 where one has no token. Symmetric."""
-    index = SimilarityIndex()
-    index.add(a)
-    nearest = index.nearest(b)
-    return nearest[0].f if nearest else 0.0
-
-
 @dataclasses.dataclass(frozen=True)
 class Similar:
     """A text of a pool, by its number, and its ROUGE-L F with the text asked about."""

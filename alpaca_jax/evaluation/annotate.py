@@ -58,17 +58,15 @@ def run(values: argparse.Namespace) -> None:
 
 
 def _export(values: argparse.Namespace) -> None:
-    import json
-
     from alpaca_jax.evaluation.pairs import read_pairs
     from alpaca_jax.evaluation.votes import Votes, as_lines
-    from alpaca_jax.support.files import write_text_atomic
+    from alpaca_jax.support.files import write_json_lines_atomic
 
     if not values.votes.exists():
         remedy = "annotate first, or correct the name"
         raise UserError(str(values.votes), expected="an SQLite file with votes", found="no file", remedy=remedy)
     pairs = read_pairs(values.pairs)
     lines = as_lines(Votes(values.votes, pairs), values.pairs, pairs, values.export)
-    write_text_atomic(values.export, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_json_lines_atomic(values.export, lines)
     annotators = len({line["annotator"] for line in lines})
     console.print(f"{len(lines)} votes of {annotators} annotators written to {values.export}", markup=False)

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from alpaca_jax.evaluation.pairs import Pairs, Shown
 from alpaca_jax.evaluation.votes import Verdict, Votes
 from alpaca_jax.serving.guard import Guard
 from alpaca_jax.serving.metrics import Metrics
-from alpaca_jax.serving.refusal import Refusal, invalid
+from alpaca_jax.serving.refusal import Refusal, answer_refusal, invalid
 from alpaca_jax.serving.settings import Limits
 
 LONGEST_NAME, LONGEST_COMMENT = 60, 4000  # characters
@@ -76,7 +76,7 @@ def create_app(
     app = FastAPI(title="annotate", docs_url=None, redoc_url=None, openapi_url=None)
     app.middleware("http")(_with_headers)
     app.add_middleware(Guard, limits=limits, metrics=Metrics(), key=key, hosts=hosts)
-    app.add_exception_handler(Refusal, _refuse)
+    app.add_exception_handler(Refusal, answer_refusal)
     app.add_exception_handler(sqlite3.Error, _not_written)
     app.state.end_pages = lambda: None  # the server says when it ends; no request here lasts
     desk = _Desk(pairs, votes)
@@ -166,12 +166,7 @@ async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[
     return response
 
 
-def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    return JSONResponse(error.body(), error.status, error.headers())
-
-
 def _not_written(request: Request, error: Exception) -> Response:
     """The file of votes is full, locked or gone: the page keeps the vote and tries again."""
     words = f"The file of votes does not take it ({error})."
-    return JSONResponse(Refusal(503, "server_error", words).body(), 503, {"Retry-After": "2"})
+    return Refusal(503, "server_error", words, retry_after=2).response()

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_jax.evaluation.questions import Question
-from alpaca_jax.support.continued import check_output, check_settings
+from alpaca_jax.support.continued import beside, check_name, check_output, check_settings
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import explain_os_errors, parse_json, read_json, write_json_atomic
 from alpaca_jax.support.hashing import sha256_file
+
+_RUN = "run.json"
 
 
 def begin(out: Path, settings: dict[str, Any], questions: Path) -> None:
@@ -26,13 +28,11 @@ def begin(out: Path, settings: dict[str, Any], questions: Path) -> None:
     """
     from alpaca_jax import __version__
 
-    if out.suffix != ".jsonl":
-        remedy = "choose another name"
-        raise UserError("--out", expected="a name that ends in .jsonl", found=out.name, remedy=remedy)
+    check_name(out)
     with explain_os_errors(questions):
         settings |= {"instructions": str(questions), "instructions_sha256": sha256_file(questions)}
-    path = beside(out)
-    if not path.exists():
+    path = beside(out, _RUN)
+    if not (path.exists() and out.exists()):  # a run without an answer has begun nothing
         check_output(out, path)
         write_json_atomic(path, settings | {"alpaca_jax": __version__})
         return
@@ -46,9 +46,9 @@ def identity(settings: dict[str, Any]) -> dict[str, Any]:
     return {field: value for field, value in settings.items() if field not in places}
 
 
-def beside(out: Path) -> Path:
-    """Where it says how answers were made: OUT.jsonl → OUT.run.json."""
-    return out.with_name(f"{out.stem}.run.json")
+def settings_of(out: Path) -> dict[str, Any]:
+    """How the answers in a file are made, as `begin` wrote it."""
+    return identity(read_json(beside(out, _RUN)))
 
 
 def lines_there(out: Path, questions: Sequence[Question]) -> dict[str, bytes]:

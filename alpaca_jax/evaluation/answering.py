@@ -1,22 +1,21 @@
 """Models answer an instruction set: a checkpoint, a server, or a file of outputs that another program made."""
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from alpaca_jax.data.prompt import BOS, DEFAULT_TEMPLATE, EOS, Template, template_named
-from alpaca_jax.evaluation.answer_file import answer_line, begin, beside, identity, lines_there
+from alpaca_jax.evaluation.answer_file import answer_line, begin, lines_there, settings_of
 from alpaca_jax.evaluation.asking import ask_all
 from alpaca_jax.evaluation.questions import Question, answers_to, read_questions
 from alpaca_jax.remote.connection import Connection, key_and_address
 from alpaca_jax.remote.log import RequestLog
 from alpaca_jax.remote.protocol import Ask
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.files import explain_os_errors, read_json, write_text_atomic
-from alpaca_jax.support.hashing import sha256_file
+from alpaca_jax.support.files import explain_os_errors, write_bytes_atomic
+from alpaca_jax.support.hashing import sha256_file, sha256_text
 from alpaca_jax.support.progress import ProgressBar, console
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def from_checkpoint(
                 bar.advance()
 
             _run(engine, questions, missing, decoding, finished)
-        write_text_atomic(out, b"".join(there[question.id] for question in questions).decode())
+        write_bytes_atomic(out, b"".join(there[question.id] for question in questions))
     return {"answers": len(questions), "model": name, "out": str(out)}
 
 
@@ -178,10 +177,10 @@ def from_server(
     how = {"source": "server", "api": api, **(_described(chosen) if chosen else {})}
     name = name or model
     key_and_address(connection.base_url)
+    connection.account(model)  # refuses a budget without a price before anything is begun
     begin(out, {"model": name, **how, "asked": model, "decoding": dataclasses.asdict(decoding)}, questions_path)
     asks = [_ask(question, model, decoding, chosen) for question in questions]
-    run_identity = identity(read_json(beside(out)))
-    counts = ask_all(asks, connection, out, run_identity, lambda log: _write(out, questions, log, name), "answers")
+    counts = ask_all(asks, connection, out, settings_of(out), lambda log: _write(out, questions, log, name), "answers")
     return {"answers": len(questions), "model": name, "out": str(out), **counts}
 
 
@@ -220,7 +219,7 @@ def _write(out: Path, questions: Sequence[Question], log: RequestLog, name: str)
             lines.append(answer_line(question, choice.text.strip(), name, choice.finish))
         elif question.id in log.given_up:
             lines.append(answer_line(question, "", name, "given_up"))
-    write_text_atomic(out, b"".join(lines).decode())
+    write_bytes_atomic(out, b"".join(lines))
 
 
 def _described(template: Template) -> dict[str, str]:
@@ -244,7 +243,7 @@ def from_outputs(questions_path: Path, out: Path, outputs: Path, *, name: str | 
         how = {"source": "outputs", "outputs": str(outputs), "outputs_sha256": sha256_file(outputs)}
     begin(out, {"model": name, **how}, questions_path)
     lines = [answer_line(question, answer.output, name) for question, answer in zip(questions, answers, strict=True)]
-    write_text_atomic(out, b"".join(lines).decode())
+    write_bytes_atomic(out, b"".join(lines))
     return {"answers": len(questions), "model": name, "out": str(out)}
 
 
@@ -255,8 +254,6 @@ def _checkpoint_sha256(folder: Path, step: str) -> str:
 
     with Store(folder) as store:
         number = store.find(step)
-    digest = hashlib.sha256()
-    for name in ("model.json", "certificate.json", f"{number}/{CHECKSUMS}"):
-        if (folder / name).is_file():
-            digest.update(f"{name} {sha256_file(folder / name)}\n".encode())
-    return digest.hexdigest()
+    names = ("model.json", "certificate.json", f"{number}/{CHECKSUMS}")
+    there = [name for name in names if (folder / name).is_file()]
+    return sha256_text("".join(f"{name} {sha256_file(folder / name)}\n" for name in there))

@@ -6,18 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.remote.client import Client, Stopped, take_up
+from alpaca_jax.remote.client import Client, NotSent, take_up
 from alpaca_jax.remote.connection import Connection, key_and_address
-from alpaca_jax.remote.log import RequestLog
+from alpaca_jax.remote.log import LOG, RequestLog
 from alpaca_jax.remote.money import Account
 from alpaca_jax.remote.protocol import Ask
-from alpaca_jax.support.continued import check_output
+from alpaca_jax.support.continued import beside, check_output
 from alpaca_jax.support.progress import ProgressBar
-
-
-def log_of(out: Path) -> Path:
-    """Where the log of the requests for an output lies: OUT.jsonl → OUT.requests.jsonl."""
-    return out.with_name(f"{out.name.removesuffix('.jsonl')}.requests.jsonl")
 
 
 def ask_all(
@@ -47,7 +42,7 @@ def ask_all(
         in the log, and the same command goes on from there.
     """
     account = connection.account(asks[0].model)
-    log_path = log_of(out)
+    log_path = beside(out, LOG)
     check_output(out, log_path)
     key_and_address(connection.base_url)
     with contextlib.closing(RequestLog(log_path, identity)) as log:
@@ -76,7 +71,7 @@ async def _ask_all(asks: Sequence[Ask], connection: Connection, log: RequestLog,
                 try:
                     await client.ask(ask)
                     bar.advance()
-                except Stopped:
+                except NotSent:
                     pass
                 except Exception as error:
                     errors.append(error)

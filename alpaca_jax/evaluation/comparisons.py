@@ -208,8 +208,7 @@ def _read_own(
         score = by_letter[vote] if vote in ("a", "b") else _VOTES[vote]
         first: Side | None = None if left is None else "model" if by_letter[left] else "baseline"
         ours, theirs = (pair.a, pair.b) if a_is_model else (pair.b, pair.a)
-        question = f"{pair.instruction}\n\n{pair.input}" if pair.input else pair.instruction
-        unit = Unit(f"{pair.id}\n{question}", question, pair.category, len(ours), len(theirs))
+        unit = Unit(f"{pair.id}\n{pair.question}", pair.question, pair.category, len(ours), len(theirs))
         comparison = _add(comparisons, book.key.model, book.key.baseline, unit, annotator, score, first, value.place)
         comparison.identical[book.sha256] = set(book.key.identical)
 

@@ -60,7 +60,7 @@ def _asked(record: Record) -> list[str]:
     """What a record asks: an instruction with its input, or each thing that the user of a chat says."""
     if isinstance(record, Conversation):
         return [message.content for message in record.messages if message.role == "user"]
-    return [f"{record.instruction}\n\n{record.input}" if record.input else record.instruction]
+    return [record.question]
 
 
 def _plain(text: str) -> str:

@@ -16,11 +16,11 @@ import numpy as np
 from alpaca_jax.data.embedded import SEED_TASKS
 from alpaca_jax.data.instructions import Conversation, Instruction, Located, read_records
 from alpaca_jax.data.similarity import SimilarityIndex
-from alpaca_jax.evaluation.diversity_figure import NEAR_DUPLICATE, OBJECTS, VERBS, draw, write_picture
+from alpaca_jax.evaluation.diversity_figure import NEAR_DUPLICATE, OBJECTS, VERBS, draw
 from alpaca_jax.evaluation.diversity_page import render
 from alpaca_jax.evaluation.diversity_verbs import Request, requests_of
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.files import write_text_atomic
+from alpaca_jax.support.files import check_file_place, write_bytes_atomic, write_text_atomic
 from alpaca_jax.support.program import Flags, print_json
 from alpaca_jax.support.progress import ProgressBar, console
 
@@ -163,9 +163,11 @@ def run(values: argparse.Namespace) -> None:
         raise UserError("--out", expected="a name that ends in .png", found=repr(out.name), remedy="choose another")
     if page.suffix.lower() not in (".html", ".htm"):
         raise UserError("--html", expected="a name that ends in .html", found=repr(page.name), remedy="choose another")
+    for path in (out, page):
+        check_file_place(path)
     diversity = measure(values.input, values.seeds)
     png, svg = draw(diversity)
-    write_picture(out, png)
+    write_bytes_atomic(out, png)
     write_text_atomic(page, render(diversity, svg))
     if values.json:
         print_json(diversity.as_json())

@@ -4,12 +4,9 @@ import io
 import math
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from alpaca_jax.support.files import explain_os_errors
 
 if TYPE_CHECKING:
     from alpaca_jax.evaluation.diversity import Diversity
@@ -52,22 +49,6 @@ def draw(diversity: "Diversity") -> tuple[bytes, str]:
         figure.text(0.025, 0.925, diversity.subtitle, fontsize=12, color=_PALE, parse_math=False)
         figure.savefig(png, format="png")
     return png.getvalue(), svg.getvalue()[svg.getvalue().index("<svg") :]
-
-
-def write_picture(path: Path, png: bytes) -> None:
-    """Writes the PNG file so that it is there whole or not at all.
-
-    Raises:
-      UserError: the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with explain_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(png)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _rings(axes: Any, diversity: "Diversity") -> None:

@@ -1,7 +1,6 @@
 """A model votes in place of people: each pair is put to it in both orders, and what it says becomes two verdicts."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from alpaca_jax.evaluation.statistics import position_bias
 from alpaca_jax.remote.connection import Connection
 from alpaca_jax.remote.log import Answer, RequestLog, now
 from alpaca_jax.remote.protocol import Ask
+from alpaca_jax.support.continued import check_name
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.files import parse_json, write_text_atomic
+from alpaca_jax.support.files import parse_json, write_json_lines_atomic
 from alpaca_jax.support.hashing import sha256_json
 
 _REQUEST = """\
@@ -64,6 +64,12 @@ _AFTER_VERDICT = re.compile(
 )
 # All of the last line.
 _ALONE = re.compile(rf"\W*{_CHOICE}(?:\W+(?:answer|one))?\W*", re.IGNORECASE)
+# A sentence that says so of one answer, as small models write it instead.
+_BETTER = re.compile(
+    r"(?:^|[.!?])\W*(?:the )?(?:(first|second) (?:answer |assistant |one )?is (?:the )?(?:better|best)\b"
+    r"|(?:answer (?:that|which) is )?(?:better|best) (?:answer |one )?is:?\W+(?:the )?(first|second)\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +112,7 @@ def judge(pairs_path: Path, out: Path, settings: JudgeSettings, connection: Conn
       UserError: no such pairs; otherwise as `asking.ask_all`.
     """
     pairs = read_pairs(pairs_path)
-    if out.suffix != ".jsonl":
-        remedy = "choose another name"
-        raise UserError("--out", expected="a name that ends in .jsonl", found=out.name, remedy=remedy)
+    check_name(out)
     looks = [Shown(pair, left) for pair in pairs.pairs for left in _LETTERS]
     asks = [_ask(look, settings) for look in looks]
     identity = {
@@ -120,7 +124,7 @@ def judge(pairs_path: Path, out: Path, settings: JudgeSettings, connection: Conn
 
     def write(log: RequestLog) -> None:
         lines = _vote_lines(looks, asks, log, settings, (pairs_path, pairs), out)
-        write_text_atomic(out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_json_lines_atomic(out, lines)
         verdicts.extend(_verdict(line) for line in lines)
 
     counts = ask_all(asks, connection, out, identity, write, "verdicts")
@@ -143,9 +147,10 @@ def _key(look: Shown) -> str:
 
 def _ask(look: Shown, settings: JudgeSettings) -> Ask:
     """The request for a verdict on a pair in one order."""
-    task = f"{look.pair.instruction}\n\n{look.pair.input}" if look.pair.input else look.pair.instruction
     first, second = (look.pair.answer(letter) or "(empty)" for letter in (look.left, look.right))
-    text, structured = (_REQUEST.format(task=task, first=first, second=second, how=how) for how in (_AS_TEXT, _AS_JSON))
+    text, structured = (
+        _REQUEST.format(task=look.pair.question, first=first, second=second, how=how) for how in (_AS_TEXT, _AS_JSON)
+    )
     return Ask(
         key=_key(look),
         model=settings.model,
@@ -159,7 +164,8 @@ def _ask(look: Shown, settings: JudgeSettings) -> Ask:
 def parse_verdict(text: str) -> Word | None:
     r"""The verdict in what a judge said; None where it gives none.
 
-    JSON counts wherever it stands in the text; then the last "verdict: …"; then a last line that is nothing else.
+    JSON counts wherever it stands in the text; then the last "verdict: …"; then a last line that is nothing else; then
+    sentences by which one answer, and never the other, is the better.
 
     >>> parse_verdict('Sure: {"reason": "It is right.", "verdict": "second"}')
     'second'
@@ -177,8 +183,10 @@ def parse_verdict(text: str) -> Word | None:
     if said := _AFTER_VERDICT.findall(text.replace(_AS_TEXT, "")):
         return _WORDS["".join(said[-1]).lower()]
     lines = text.strip().splitlines()
-    alone = _ALONE.fullmatch(lines[-1]) if lines else None
-    return _WORDS[alone[1].lower()] if alone else None
+    if lines and (alone := _ALONE.fullmatch(lines[-1])):
+        return _WORDS[alone[1].lower()]
+    better = {"".join(words).lower() for words in _BETTER.findall(text)}
+    return _WORDS[better.pop()] if len(better) == 1 else None
 
 
 def _vote_lines(

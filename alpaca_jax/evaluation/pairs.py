@@ -28,6 +28,7 @@ import random
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
+from alpaca_jax.data.instructions import Instruction
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import read_json, write_json_atomic
 from alpaca_jax.support.hashing import sha256_json
@@ -49,6 +50,11 @@ class Pair:
     category: str
     a: str
     b: str
+
+    @property
+    def question(self) -> str:
+        """As `Instruction.question`."""
+        return Instruction(self.instruction, self.input, "").question
 
     def answer(self, letter: Letter) -> str:
         """The answer under that letter."""

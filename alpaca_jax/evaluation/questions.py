@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from alpaca_jax.data.instructions import Conversation, Instruction, Message, Record, records_of
+from alpaca_jax.data.instructions import Conversation, Instruction, Message, Record, records_of, with_empty_answers
 from alpaca_jax.data.record_files import Value, read_values
 from alpaca_jax.support.errors import UserError, shorten
 
@@ -46,7 +46,7 @@ class Question:
     @property
     def text(self) -> str:
         """All that is asked, as one text."""
-        return f"{self.instruction}\n\n{self.input}" if self.input else self.instruction
+        return self.record.question if isinstance(self.record, Instruction) else self.instruction
 
     @property
     def key(self) -> str:
@@ -72,7 +72,7 @@ def read_questions(path: Path) -> list[Question]:
       UserError: a fault of structure, an empty instruction, an id that stands twice, or no question at all.
     """
     return _distinct(
-        path, [question for value in read_values(path) for question, _ in _questions_of(_with_empty_answers(value))]
+        path, [question for value in read_values(path) for question, _ in _questions_of(with_empty_answers(value))]
     )
 
 
@@ -134,31 +134,6 @@ def _questions_of(value: Value) -> Iterator[tuple[Question, str]]:
         if not question.text.strip():
             _refuse(located.place, "an instruction", "an empty one")
         yield question, output
-
-
-def _with_empty_answers(value: Value) -> Value:
-    """The value with an empty answer wherever there is none."""
-    fields = value.value
-    if not isinstance(fields, dict):
-        return value
-    if "instances" not in fields and "messages" not in fields:
-        return value._replace(value={"output": "", **fields})
-    if isinstance(fields.get("instances"), list):
-        instances = [{"output": "", **one} if isinstance(one, dict) else one for one in fields["instances"]]
-        return value._replace(value=fields | {"instances": instances})
-    if _ends_with_user(fields.get("messages")):
-        answer = {"role": "assistant", "content": ""}
-        return value._replace(value=fields | {"messages": [*fields["messages"], answer]})
-    return value
-
-
-def _ends_with_user(messages: Any) -> bool:
-    return bool(
-        isinstance(messages, list)
-        and messages
-        and isinstance(messages[-1], dict)
-        and messages[-1].get("role") == "user"
-    )
 
 
 def _without_answer(record: Record) -> tuple[Record, str]:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alpaca_jax.evaluation.comparisons import Comparison
+from alpaca_jax.evaluation.statistics import Z95
 from alpaca_jax.support.errors import UserError
 
 _ELO_A_NAT = 400 / np.log(10)
-_Z95 = 1.959963984540054
 
 
 class _Match(NamedTuple):
@@ -66,7 +66,7 @@ def rank(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _entry(model: str, beta: float, error: float, votes: int) -> dict[str, Any]:
-    ends = [float(beta + z * error) for z in (-_Z95, _Z95)]
+    ends = [float(beta + z * error) for z in (-Z95, Z95)]
     elo = {"elo": _elo(beta), "elo_ci95": [_elo(end) for end in ends]}
     return {"model": model, "strength": float(beta), "ci95": ends, **elo, "votes": int(votes)}
 

@@ -8,7 +8,7 @@ from alpaca_jax.evaluation import statistics
 from alpaca_jax.evaluation.comparisons import Comparison, Vote, read_votes
 from alpaca_jax.evaluation.contamination import contamination
 from alpaca_jax.evaluation.ranking import rank
-from alpaca_jax.support.files import write_json_atomic, write_text_atomic
+from alpaca_jax.support.files import check_folder_place, write_json_atomic, write_text_atomic
 
 
 def make_report(
@@ -33,6 +33,8 @@ def make_report(
     Raises:
       UserError: votes, pairs or training data that cannot be read.
     """
+    if out:
+        check_folder_place(out)
     comparisons = read_votes(votes, pairs)
     compared = [_compared(comparison) for comparison in comparisons]
     report: dict[str, Any] = {"unit": "percent", **(compared[0] if len(compared) == 1 else {}), "comparisons": compared}

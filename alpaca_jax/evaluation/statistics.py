@@ -27,6 +27,7 @@ _LENGTHS = (
     (float("inf"), "model's more than twice as long"),
 )
 _MOST_ANNOTATORS_COMPARED = 12
+Z95 = 1.959963984540054  # standard deviations that 95% of a normal distribution lie within
 
 
 def rates(votes: Sequence[Vote]) -> dict[str, Any]:
@@ -127,11 +128,8 @@ def length_controlled(votes: Sequence[Vote]) -> dict[str, Any]:
         return nothing | {"reason": "length alone tells wins from losses"}
     fit = GLM(s_N, x_N2, family=Binomial()).fit(cov_type="cluster", cov_kwds={"groups": groups_N})
     theta, error = float(fit.params[0]), float(fit.bse[0])
-    low, high = (100 * _logistic(theta + z * error) for z in (-_Z95, _Z95))
+    low, high = (100 * _logistic(theta + z * error) for z in (-Z95, Z95))
     return {"win_rate": 100 * _logistic(theta), "ci95": [low, high], "length_effect": float(fit.params[1])}
-
-
-_Z95 = 1.959963984540054
 
 
 def _logistic(x: float) -> float:

@@ -11,7 +11,6 @@ B batch, V padded vocabulary, W context width, R remembered tokens, S = R − W,
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from alpaca_jax.support.errors import UserError
+from alpaca_jax.support.hashing import sha256_bytes
 
 if TYPE_CHECKING:
     import jax
@@ -172,7 +172,7 @@ def green(ngrams: np.ndarray, watermark: Watermark) -> np.ndarray:
 
 def _states(contexts_BW: Any, watermark: Watermark) -> list[Any]:
     """The key of each row's draws, two words [B]: the secret key, mixed with the row's tokens one after another."""
-    secret = hashlib.sha256(_PURPOSE + watermark.key).digest()
+    secret = bytes.fromhex(sha256_bytes(_PURPOSE + watermark.key))
     key = np.frombuffer(secret[:8], dtype="<u4")
     first_B, second_B = (contexts_BW[:, 0] * np.uint32(0) + word for word in key.astype(np.uint32))
     for place in range(watermark.context_width):

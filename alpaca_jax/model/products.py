@@ -29,7 +29,8 @@ def factors(*arrays: Array) -> tuple[Array, ...]:
 
     Products of them must say `preferred_element_type=jnp.float32`, or their sums would be rounded too.
     """
-    if _is_on_cpu() and jax.config.jax_default_matmul_precision == _BFLOAT16_FACTORS:
+    wanted = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if wanted == _BFLOAT16_FACTORS and _is_on_cpu():
         return tuple(array.astype(jnp.bfloat16) for array in arrays)
     return arrays
 

@@ -16,8 +16,6 @@ from jaxtyping import Array, Int
 from alpaca_jax.model.attention_kernels import Attend, Kernel, context_parts, on_each_device
 from alpaca_jax.parallel.sharding import partition_spec
 
-# A row's part on a device must be a multiple of this: the width of a TPU's vector registers.
-SMALLEST_BLOCK = 128
 # Larger blocks take longer to become worth skipping and more of the chip's own memory: 1,024 × 1,024 float32 scores
 # are 4 MiB, of which a v5e gives a kernel 16.
 _LARGEST_BLOCK = 1024

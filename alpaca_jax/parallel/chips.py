@@ -19,8 +19,11 @@ class Chip:
       flops: dense bfloat16 FLOP/s.
       memory: bytes.
       bandwidth: of the memory, bytes/s.
-      link: bytes/s that a chip sends to its neighbours in the same machine or slice (NVLink, ICI), all links together.
-      network: bytes/s of a chip's share of the network between machines.
+      link: bytes/s that a chip sends to its neighbours in the same machine or slice, all links together: NVLink, or ICI
+        with one neighbour along each axis of the torus, as in slices too small to close into rings (twice that in those
+        that do).
+      network: bytes/s of a chip's share of the network between machines, of TPUs between slices
+        (https://docs.cloud.google.com/tpu/docs/v5p: 50 Gbit/s a chip).
       host: bytes/s between a chip and its machine's memory, one direction (PCIe 4 or 5, 16 lanes; of TPUs, which do not
         say it, taken to be PCIe 3).
       price: USD an hour; what clouds asked on demand for one chip in 2026, roughly: give your own with `--price`.
@@ -44,9 +47,9 @@ CHIPS = {
     "h100": Chip("gpu", ("NVIDIA H100 80GB HBM3",), 989e12, 84_929_347_584, 3.352e12, 450e9, 50e9, 64e9, 3.0),
     "h200": Chip("gpu", ("NVIDIA H200",), 989e12, 150_754_820_096, 4.8e12, 450e9, 50e9, 64e9, 3.8),
     "tpu_v4": Chip("tpu", ("TPU v4",), 275e12, 32 * GIB, 1.23e12, 150e9, 6e9, 16e9, 3.22),
-    "tpu_v5e": Chip("tpu", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIB, 0.82e12, 100e9, 6e9, 16e9, 1.2),
-    "tpu_v5p": Chip("tpu", ("TPU v5", "TPU v5p"), 459e12, 95 * GIB, 2.77e12, 300e9, 12e9, 16e9, 4.2),
-    "tpu_v6e": Chip("tpu", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIB, 1.64e12, 180e9, 12e9, 16e9, 2.7),
+    "tpu_v5e": Chip("tpu", ("TPU v5 lite", "TPU v5e"), 197e12, 16 * GIB, 0.82e12, 100e9, 3.125e9, 16e9, 1.2),
+    "tpu_v5p": Chip("tpu", ("TPU v5", "TPU v5p"), 459e12, 95 * GIB, 2.77e12, 300e9, 6.25e9, 16e9, 4.2),
+    "tpu_v6e": Chip("tpu", ("TPU v6 lite", "TPU v6e"), 918e12, 32 * GIB, 1.64e12, 180e9, 12.5e9, 16e9, 2.7),
 }
 
 
@@ -59,7 +62,8 @@ class Target:
       chip: a name of `CHIPS`; empty where the target is whatever is there.
       devices: how many chips in all (Google's names count TensorCores on v4 and v5p, two a chip); 0 for all there are.
       hosts: machines that they are spread over.
-      topology: what the compiler calls their arrangement: for GPUs slices × hosts × chips a host.
+      topology: what the compiler calls their arrangement: for GPUs slices × hosts × chips a host, for TPUs one slice's.
+      slices: TPU slices joined by the network; `topology` is that of each.
     """
 
     platform: Platform
@@ -67,6 +71,7 @@ class Target:
     devices: int = 0
     hosts: int = 1
     topology: str = ""
+    slices: int = 1
 
 
 TARGETS = {

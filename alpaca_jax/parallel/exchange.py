@@ -4,8 +4,8 @@ import itertools
 from typing import Any
 
 _EXCHANGED, _POSTED = "alpaca_jax/exchanged/", "alpaca_jax/posted/"
-# The longest that one process may be at work alone while the others wait.
-_ALONE_SECONDS = 600.0
+# The longest that one process may be at work alone while the others wait: writing a tokenizer, drawing a picture.
+ALONE_SECONDS = 600.0
 
 _exchanges = itertools.count()
 
@@ -17,7 +17,7 @@ def heard_from_all(value: str) -> list[str]:
         return [value]
     place = f"{_EXCHANGED}{next(_exchanges)}/"
     state.client.key_value_set(f"{place}{state.process_id}", value)
-    milliseconds = int(_ALONE_SECONDS * 1000)
+    milliseconds = int(ALONE_SECONDS * 1000)
     return [state.client.blocking_key_value_get(f"{place}{n}", milliseconds) for n in range(state.num_processes)]
 
 

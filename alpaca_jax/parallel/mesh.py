@@ -66,9 +66,13 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
         raise ValueError(f"no such mesh axis: {', '.join(sorted(unknown))}")
     shape = _resolve([sizes.get(axis, 1) for axis in MESH_AXES], len(devices))
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
+
     slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
     if slices == 1:
-        return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=axis_types, devices=devices)
+        # An axis of the mesh may take a part of one of the torus, as tensor 2 does on 4 × 4 × 4 chips.
+        laid_out = create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(laid_out, MESH_AXES, axis_types=axis_types)
     data, *rest = shape
     if data % slices:
         raise UserError(
@@ -77,10 +81,9 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[Any] | None = None) ->
             found=str(data),
             remedy=f"set --config.mesh.data={slices}",
         )
-    from jax.experimental.mesh_utils import create_hybrid_device_mesh
-
     within, between = (data // slices, *rest), (slices, *[1] * len(rest))
-    return Mesh(create_hybrid_device_mesh(within, between, devices), MESH_AXES, axis_types=axis_types)
+    laid_out = create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+    return Mesh(laid_out, MESH_AXES, axis_types=axis_types)
 
 
 def _resolve(shape: list[int], devices: int) -> list[int]:

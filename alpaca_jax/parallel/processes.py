@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from alpaca_jax.parallel.aborts import end_with_a_line_when_jax_aborts
-from alpaca_jax.parallel.exchange import distributed_state
+from alpaca_jax.parallel.exchange import ALONE_SECONDS, distributed_state
 from alpaca_jax.parallel.launch import Launch, asks_for_detection, number_in, read_launch
 from alpaca_jax.parallel.roll_call import call_roll
 from alpaca_jax.support.errors import UserError, shorten
@@ -34,8 +34,6 @@ _SECONDS_UNTIL_JAX_ABORTS = 5
 # A process that failed stays so long for the others to hear of it, and process 0, through which they hear, longer.
 _FAREWELL_SECONDS = 10.0
 _LAST_SECONDS = 0.5
-# The longest that one process may be at work alone while the others wait: writing a tokenizer, drawing a picture.
-_ALONE_SECONDS = 600.0
 
 
 @contextlib.contextmanager
@@ -222,7 +220,7 @@ def barrier(name: str) -> None:
 
 
 def _wait(name: str) -> None:
-    distributed_state().client.wait_at_barrier(f"alpaca_jax {name}", int(_ALONE_SECONDS * 1000))
+    distributed_state().client.wait_at_barrier(f"alpaca_jax {name}", int(ALONE_SECONDS * 1000))
 
 
 def require_agreement(subject: str, value: str, remedy: str) -> None:
@@ -241,7 +239,7 @@ def require_agreement(subject: str, value: str, remedy: str) -> None:
         return
     if state.process_id == 0:
         state.client.key_value_set(_AGREED + subject, value)
-    first = state.client.blocking_key_value_get(_AGREED + subject, int(_ALONE_SECONDS * 1000))
+    first = state.client.blocking_key_value_get(_AGREED + subject, int(ALONE_SECONDS * 1000))
     if first != value:
         raise UserError(
             f"{subject} on {socket.gethostname()} (process {state.process_id})",

@@ -19,6 +19,7 @@ from alpaca_jax.parallel.mesh import MESH_AXES, make_mesh
 from alpaca_jax.planning.arithmetic import matrix_flops
 from alpaca_jax.planning.devices import describe, memory_limit
 from alpaca_jax.planning.hlo import Collective, Program
+from alpaca_jax.planning.links import placed
 from alpaca_jax.support.progress import waiting
 from alpaca_jax.training.compilation import check_batch, trace_train_step
 from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser
@@ -109,7 +110,7 @@ def compile_step(config: ConfigDict, target: Target, model: ModelConfig, devices
         attention_flops=flops.attention / len(devices),
         moved=program.moved(),
         carried=program.carried(),
-        collectives=program.collectives(),
+        collectives=placed(program.collectives(), list(mesh.devices.flat), target),
         kernels=program.custom_calls(),
         seconds=seconds,
     )

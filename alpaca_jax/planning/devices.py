@@ -58,8 +58,9 @@ def describe(target: Target) -> Sequence[Any]:
     try:
         if chip.platform == "tpu":
             cores = "megacore" if target.chip in _TWO_CORES else "default"
+            slices = {"num_slices": target.slices} if target.slices > 1 else {}
             topology = topologies.get_topology_desc(
-                platform="tpu", topology_name=target.topology, chip_config_name=cores
+                platform="tpu", topology_name=target.topology, chip_config_name=cores, **slices
             )
         else:
             topology = topologies.get_topology_desc(

@@ -6,6 +6,7 @@ from typing import Any
 from alpaca_jax.parallel.chips import Chip, Target
 from alpaca_jax.planning.compiler import CompiledStep
 from alpaca_jax.planning.hlo import Collective
+from alpaca_jax.planning.links import seconds
 
 # The share of the datasheet that large kernels reach. Matrix products: an H200 was seen at 790 of 989 TFLOP/s in a
 # large one, and a step's are not all large; llm-foundry's whole step of a 7B on 8 × A100 reached 64%
@@ -54,23 +55,22 @@ def estimate(chip: Chip, target: Target, step: CompiledStep) -> Estimate:
     products = step.flops / (chip.flops * _PRODUCTS[chip.platform])
     attention = step.attention_flops / (chip.flops * _ATTENTION)
     memory = step.moved / (chip.bandwidth * _MEMORY)
-    near = target.devices // target.hosts if chip.platform == "gpu" else target.devices
-    communication = sum(
-        one.sent() / ((chip.link if one.devices <= near else chip.network) * _LINKS) for one in step.collectives
-    )
+    communication = sum(seconds(one, chip) for one in step.collectives) / _LINKS
     host = step.carried / (chip.host * _LINKS)
     at_once = (products + attention + memory, communication, host)
-    seconds = max(at_once) + _EXPOSED * (sum(at_once) - max(at_once))
+    together = max(at_once) + _EXPOSED * (sum(at_once) - max(at_once))
+    apart = "slices" if target.slices > 1 else "machines" if chip.platform == "gpu" and target.hosts > 1 else ""
     assumptions = (
         f"matrix products at {_PRODUCTS[chip.platform]:.0%} of {chip.flops / 1e12:.0f} TFLOP/s",
         f"fused attention at {_ATTENTION:.0%} of it",
         f"other kernels at {_MEMORY:.0%} of {chip.bandwidth / 1e12:.2f} TB/s",
         f"collectives at {_LINKS:.0%} of {chip.link / 1e9:.0f} GB/s"
-        + (f" ({chip.network / 1e9:.0f} between machines)" if target.hosts > 1 and chip.platform == "gpu" else ""),
+        + (" along all axes of the torus" if chip.platform == "tpu" else "")
+        + (f", {chip.network / 1e9:.3g} a chip between {apart}" if apart else ""),
         *([f"the host's memory at {_LINKS:.0%} of {chip.host / 1e9:.0f} GB/s"] if step.carried else []),
         f"transfers beside arithmetic but for {_EXPOSED:.0%}",
     )
-    return Estimate(products, attention, memory, communication, host, seconds, assumptions)
+    return Estimate(products, attention, memory, communication, host, together, assumptions)
 
 
 def by_kind(collectives: list[Collective]) -> dict[str, dict[str, Any]]:

@@ -12,12 +12,18 @@ import math
 import re
 from collections.abc import Iterator
 
+from alpaca_jax.planning.groups import first_group
+
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
 _BYTES |= {"s64": 8, "u64": 8, "f64": 8, "f8e4m3fn": 1, "f8e5m2": 1, "s4": 1, "u4": 1, "token": 0}
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _REFERENCE = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"(?:calls|to_apply|body|branch_computations|called_computations)=\{?((?:%[\w.\-]+(?:, )?)+)")
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+_OWN_PARTS = ("all-to-all", "collective-permute", "ragged-all-to-all")
+# Between TPU slices a collective is a message to the program's host, which says in the name of its kind what becomes
+# of it, and in its target the slices.
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([^}]*)\}.*_xla_megascale_transfer_type="(\w+)"')
 # What moves nothing: names for memory that is there, and the ends of what was begun before.
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all", "partition-id", "replica-id"}
 _PRODUCTS = ("dot", "convolution")
@@ -42,18 +48,38 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A collective of one device: what kind, among how many devices, bytes of its larger side, times a step."""
+    """A collective of one device: what kind, among how many devices, bytes of its larger side, times a step.
+
+    Attributes:
+      group: the devices of one of its groups, by their place in the mesh; empty where the program does not say.
+      machines: how many machines or slices the group is spread over.
+      links: the share of a chip's links to its neighbours that lead along the group.
+    """
 
     kind: str
     devices: int
     bytes: int
     times: float
+    group: tuple[int, ...] = ()
+    machines: int = 1
+    links: float = 1.0
 
     def sent(self) -> float:
         """Bytes that a device sends in a step, in the ring form of each collective."""
-        share = (self.devices - 1) / self.devices
-        factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
-        return factor * self.bytes * self.times
+        return self._sent_among(self.devices) * self.times
+
+    def sent_between(self) -> float:
+        """Bytes of it that a device's share of the network between machines must carry in a step.
+
+        What all devices of a machine want from elsewhere comes in once, each of them fetching a part that they then
+        pass on among themselves, as NCCL's rings and trees do; of an exchange each fetches its own.
+        """
+        beside = 1.0 if self.kind in _OWN_PARTS else self.devices / self.machines
+        return self._sent_among(self.machines) * self.times / beside if self.machines > 1 else 0.0
+
+    def _sent_among(self, parties: int) -> float:
+        share = (parties - 1) / parties
+        return {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share) * self.bytes
 
 
 class Program:
@@ -69,19 +95,25 @@ class Program:
         self._open_loops = open_loops
 
     def collectives(self) -> list[Collective]:
-        """Every collective; those that a compiler has cut into pieces of one channel are counted once."""
+        """Every collective; pieces of one channel, into which a compiler may cut it within a loop, are counted once."""
         seen: dict[str, Collective] = {}
-        for instruction, times in self._walk(self._entry, 1.0, into_fusions=True):
-            kind = instruction.opcode.removesuffix("-start")
+        for instruction, times, loop in self._walk(self._entry, 1.0, into_fusions=True):
+            kind, slices = instruction.opcode.removesuffix("-start"), 1
+            if kind == "send" and (message := _BETWEEN_SLICES.search(instruction.rest)):
+                kind, slices = message[2].lower().replace("_", "-"), message[1].count(",") + 1
             if kind not in COLLECTIVES:
                 continue
-            channel = re.search(r"channel_id=(\d+)", instruction.rest)
-            home, devices = self._home(instruction), _group_size(instruction.rest)
+            channel, group = re.search(r"channel_id=(\d+)", instruction.rest), first_group(instruction.rest)
+            home, devices = self._home(instruction), max(len(group), slices)
             size = sum(_bytes(home[name].shape, everywhere=True) for name in instruction.operands)
             if kind == "all-gather":
                 size *= devices
-            if devices > 1 or kind == "collective-permute":
-                seen[channel[1] if channel else instruction.name] = Collective(kind, max(devices, 2), size, times)
+            if kind == "all-reduce" and _keeps_a_part(home, instruction.name):
+                kind = "reduce-scatter"
+            if devices > 1:
+                # Messages between slices have numbers of their own.
+                key = f"{loop} {slices > 1} {channel[1] if channel else instruction.name}"
+                seen[key] = Collective(kind, devices, size, times, group, slices)
         return list(seen.values())
 
     def moved(self) -> float:
@@ -91,13 +123,13 @@ class Program:
         """
         return sum(
             times * self._kernel_bytes(instruction)
-            for instruction, times in self._walk(self._entry, 1.0, into_fusions=False)
+            for instruction, times, _ in self._walk(self._entry, 1.0, into_fusions=False)
         )
 
     def carried(self) -> float:
         """Bytes that go from the device to the host's memory, which XLA marks with S(5), and back from there."""
         total = 0.0
-        for instruction, times in self._walk(self._entry, 1.0, into_fusions=True):
+        for instruction, times, _ in self._walk(self._entry, 1.0, into_fusions=True):
             if instruction.opcode not in ("dynamic-update-slice", "dynamic-slice"):
                 continue
             home = self._home(instruction)
@@ -111,16 +143,21 @@ class Program:
         lines = (line for computation in self._computations.values() for line in computation.values())
         return {found[1] for line in lines if (found := re.search(r'custom_call_target="([^"]+)"', line.rest))}
 
-    def _walk(self, computation: str, times: float, into_fusions: bool) -> Iterator[tuple[Instruction, float]]:
+    def _walk(
+        self, computation: str, times: float, into_fusions: bool, loop: str = ""
+    ) -> Iterator[tuple[Instruction, float, str]]:
+        """Every instruction that runs, how often in a step, and the innermost loop that it runs in."""
         for instruction in self._computations.get(computation, {}).values():
-            yield instruction, times
+            yield instruction, times, loop
             if instruction.opcode.startswith("fusion") and not into_fusions:
                 continue
             if instruction.opcode in ("reduce", "sort", "scatter", "select-and-scatter", "reduce-window", "map"):
                 continue
-            inner = times * self._trips(instruction) if instruction.opcode == "while" else times
+            inner, within = times, loop
+            if instruction.opcode == "while":
+                inner, within = times * self._trips(instruction), instruction.name
             for called in instruction.called():
-                yield from self._walk(called, inner, into_fusions)
+                yield from self._walk(called, inner, into_fusions, within)
 
     def _trips(self, loop: Instruction) -> float:
         """How often a loop runs: as the compiler notes it, or the number that its condition compares with."""
@@ -129,10 +166,27 @@ class Program:
         condition = re.search(r"condition=%([\w.\-]+)", loop.rest)
         numbers = [
             int(line.arguments)
-            for line, _ in self._walk(condition[1] if condition else "", 1.0, into_fusions=True)
-            if line.opcode == "constant" and line.shape.startswith("s32[]") and line.arguments.isdigit()
+            for line, _, _ in self._walk(condition[1] if condition else "", 1.0, into_fusions=True)
+            if line.opcode == "constant" and line.shape[1:].startswith("32[]") and line.arguments.isdigit()
         ]
-        return max(numbers, default=self._open_loops) or self._open_loops
+        return max(numbers, default=0) / self._stride(loop, condition[1] if condition else "") or self._open_loops
+
+    def _stride(self, loop: Instruction, condition: str) -> int:
+        """By how much a turn of the loop raises the counter that its condition looks at; 1 where it does not show."""
+        compared = next((line for line in self._computations.get(condition, {}).values() if line.is_root), None)
+        counter = self._computations[condition].get(compared.operands[0]) if compared and compared.operands else None
+        index = re.search(r"index=(\d+)", counter.rest) if counter else None
+        body = next((self._computations[name] for name in loop.called() if name in self._computations), {})
+        results = next((line.operands for line in body.values() if line.is_root), ())
+        if index is None or int(index[1]) >= len(results):
+            return 1
+        raised, line = 0, body.get(results[int(index[1])])
+        while line and line.opcode == "add":
+            constants = [name for name in line.operands if body[name].opcode == "constant"]
+            others = [name for name in line.operands if name not in constants]
+            raised += sum(int(body[name].arguments) for name in constants)
+            line = body[others[0]] if constants and others else None
+        return max(raised, 1)
 
     def _kernel_bytes(self, instruction: Instruction) -> float:
         kind, computation = instruction.opcode, self._home(instruction)
@@ -175,6 +229,11 @@ class Program:
 
     def _home(self, instruction: Instruction) -> dict[str, Instruction]:
         return next(lines for lines in self._computations.values() if lines.get(instruction.name) is instruction)
+
+
+def _keeps_a_part(lines: dict[str, Instruction], name: str) -> bool:
+    """Whether this is how a TPU's compiler writes a reduce-scatter: a kernel that sums, and keeps a part of the sum."""
+    return any(line.is_root and line.opcode == "dynamic-slice" and name in line.operands for line in lines.values())
 
 
 def _users(lines: dict[str, Instruction], name: str) -> list[Instruction]:
@@ -227,15 +286,3 @@ def _bytes(shape: str, everywhere: bool = False) -> int:
         if everywhere or "S(" not in layout:
             total += _BYTES.get(dtype, 4) * math.prod(map(int, filter(None, sizes.split(","))))
     return total
-
-
-def _group_size(rest: str) -> int:
-    """How many devices take part, in any of the three ways in which XLA writes it."""
-    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", mesh[1])}
-        return math.prod(sizes[name] for name in re.findall(r"'(\w+)'", mesh[2]))
-    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
-        return int(iota[2])
-    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
-        return listed[1].count(",") + 1
-    return 1

@@ -29,7 +29,7 @@ _LONGEST_ASKED_SECONDS = 600.0  # a server that asks for more means a quota, not
 _CONNECT_SECONDS = 20.0
 
 
-class Stopped(Exception):
+class NotSent(Exception):
     """A request that was not sent because the run ends."""
 
 
@@ -104,7 +104,7 @@ class Client:
         Raises:
           UserError: the server refuses (a wrong key, …) or has not answered anything for as long as this was tried; the
             budget is spent; the log has an answer to another question.
-          Stopped: the run ended before it was sent.
+          NotSent: the run ended before it was.
         """
         if ask.key in self._log.given_up:
             return None
@@ -119,7 +119,7 @@ class Client:
             return answer
         async with self._places:
             if self._stopping.is_set():
-                raise Stopped
+                raise NotSent
             most = self._account.cost(ask.model, *ask.most_tokens())
             await self._account.reserve(most)
             try:
@@ -135,7 +135,8 @@ class Client:
         attempts = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(_Failure),
             stop=tenacity.stop_after_attempt(self._connection.attempts),
-            wait=self._wait,
+            wait=_wait,
+            before_sleep=self._announce,
             sleep=self._sleep,
             reraise=True,
         )
@@ -148,15 +149,12 @@ class Client:
             self._log.give_up(ask.key)
         return None
 
-    def _wait(self, state: Any) -> float:
-        """Seconds to the next attempt, which is announced where the reason is new."""
-        failure = state.outcome.exception()
-        if str(failure) not in self._said:
-            self._said.add(str(failure))
+    def _announce(self, state: Any) -> None:
+        """Says that there will be another attempt, where the reason is new."""
+        failure = str(state.outcome.exception())
+        if failure not in self._said:
+            self._said.add(failure)
             console.print(f"{self._name}: {failure}; trying again", markup=False)
-        bound = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1))
-        # Those who were told the same time must not all come back at once.
-        return random.uniform(bound / 2, bound) if failure.wait is None else failure.wait * random.uniform(1, 1.1)
 
     async def _sleep(self, seconds: float) -> None:
         """Waits, unless the run ends."""
@@ -166,7 +164,7 @@ class Client:
         """Waits for something that is not a request in flight.
 
         Raises:
-          Stopped: the run ends first.
+          NotSent: the run ends first.
         """
         tasks = asyncio.ensure_future(waiting), asyncio.ensure_future(self._stopping.wait())
         try:
@@ -175,7 +173,7 @@ class Client:
             for task in tasks:
                 task.cancel()
         if self._stopping.is_set():
-            raise Stopped
+            raise NotSent
 
     async def _send(self, ask: Ask) -> Answer:
         """One attempt; another at once where the server does not take a parameter.
@@ -187,7 +185,7 @@ class Client:
         for limiter, counts_tokens in self._limits:
             await self._unless_stopped(limiter.acquire(min(limiter.max_rate, ask.tokens()) if counts_tokens else 1))
         if self._stopping.is_set():
-            raise Stopped
+            raise NotSent
         call = call_of(ask, self._conceded)
         self._log.append("sent", durable=False, key=ask.key, model=ask.model, prompts=call.prompts, time=now())
         answer = await self._exchange(call)
@@ -248,6 +246,14 @@ class Client:
         """A reason on one line, of moderate length, without the key, which some servers repeat."""
         reason = " ".join(reason.split())
         return (reason.replace(self._key, "[key]") if self._key else reason)[:300]
+
+
+def _wait(state: Any) -> float:
+    """Seconds to the next attempt."""
+    failure = state.outcome.exception()
+    bound = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (state.attempt_number - 1))
+    # Those who were told the same time must not all come back at once.
+    return random.uniform(bound / 2, bound) if failure.wait is None else failure.wait * random.uniform(1, 1.1)
 
 
 def _innermost(error: BaseException) -> str:

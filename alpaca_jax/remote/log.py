@@ -21,6 +21,8 @@ from alpaca_jax.support.continued import check_settings
 from alpaca_jax.support.errors import UserError, shorten
 from alpaca_jax.support.files import LONGEST_LINE, explain_os_errors, parse_json
 
+LOG = "requests.jsonl"  # its name beside an output, after the output's
+
 
 class Choice(NamedTuple):
     """One text that a model answered with, and why it ended there, as the server says (`stop`, `length`, …)."""
@@ -73,6 +75,8 @@ class RequestLog:
           settings: what decides the content of the output, which must be what the log was begun with; `window`, where
             there is one, is taken from the log.
 
+        A log in which no answer is, and no request that may have been charged, is begun anew.
+
         Raises:
           UserError: a log that another process writes, that was begun with other settings, that is damaged before its
             last line, or that cannot be written.
@@ -94,8 +98,13 @@ class RequestLog:
         self.lost = len(self._open)
 
     def _begin(self, settings: dict[str, Any]) -> None:
-        """Reads what is there and holds its settings against ours."""
+        """Reads what is there and holds its settings against ours, where anything has come of them."""
         known = self._read()
+        if not (self.answers or self.given_up or self._open):
+            # A model or an address that was misspelt, say: the next run is to begin as if that one had not been.
+            with explain_os_errors(self.path):
+                os.ftruncate(self._file, 0)
+            self.failures, known = 0, None
         if known is None:
             self.append("settings", settings=settings)
             self.settings = settings

@@ -2,7 +2,6 @@
 
 import dataclasses
 import email.utils
-import hashlib
 import json
 import math
 import time
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alpaca_jax.remote.log import Answer, Choice, now
+from alpaca_jax.support.hashing import sha256_text
 
 # Bytes of text to a token, where tokens must be estimated; no token has less than one byte.
 _BYTES_PER_TOKEN = 4
@@ -54,7 +54,7 @@ class Ask:
 
     def fingerprint(self) -> str:
         """A hash of what is asked."""
-        return hashlib.sha256(json.dumps(dataclasses.astuple(self)[1:]).encode()).hexdigest()[:16]
+        return sha256_text(json.dumps(dataclasses.astuple(self)[1:]))[:16]
 
     def tokens(self) -> int:
         """About how many tokens the prompts and the longest answers have, as servers count them against a limit."""

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any
 
 from alpaca_jax.data.instructions import Instruction
-from alpaca_jax.remote.client import Client, Stopped
+from alpaca_jax.remote.client import Client, NotSent
 from alpaca_jax.remote.log import RequestLog
 from alpaca_jax.remote.money import Account, usd
 from alpaca_jax.remote.protocol import Ask
@@ -147,7 +147,7 @@ class Pipeline:
         """All of one request; an error ends the run."""
         try:
             await self._steps(number, request, previous)
-        except Stopped:
+        except NotSent:
             request.end()
         except Exception as error:
             self._error = self._error or error
@@ -177,7 +177,7 @@ class Pipeline:
     async def _turn(self, previous: _Request, step: asyncio.Event) -> None:
         await step.wait()
         if previous.broken or self._output.count >= self._settings.num:
-            raise Stopped
+            raise NotSent
 
     def _accept(self, candidate: Candidate, rejected: Counter[str]) -> bool:
         """Whether an instruction passes the filters; then it is in the pool."""

@@ -2,18 +2,18 @@
 
 import asyncio
 import contextlib
-import hashlib
 from typing import Any
 
 from alpaca_jax.remote.client import Client, take_up
 from alpaca_jax.remote.connection import key_and_address
-from alpaca_jax.remote.log import RequestLog
+from alpaca_jax.remote.log import LOG, RequestLog
 from alpaca_jax.remote.money import Account
 from alpaca_jax.self_instruct.output import Output
 from alpaca_jax.self_instruct.pipeline import Pipeline
 from alpaca_jax.self_instruct.seeds import Seed, read_seeds, read_topics
 from alpaca_jax.self_instruct.settings import Settings
-from alpaca_jax.support.continued import check_output
+from alpaca_jax.support.continued import beside, check_output
+from alpaca_jax.support.hashing import sha256_text
 
 
 def make(settings: Settings) -> dict[str, Any]:
@@ -31,11 +31,10 @@ def make(settings: Settings) -> dict[str, Any]:
     """
     seeds, topics = read_seeds(settings), read_topics(settings.topics)
     account = settings.connection.account(settings.model, *filter(None, [settings.judge]))
-    log_path = settings.beside("requests")
+    log_path = beside(settings.out, LOG)
     check_output(settings.out, log_path)
     key_and_address(settings.connection.base_url)
-    content = repr((seeds, topics)).encode()
-    identity = settings.identity() | {"seeds": hashlib.sha256(content).hexdigest()[:16]}
+    identity = settings.identity() | {"seeds": sha256_text(repr((seeds, topics)))[:16]}
     with contextlib.closing(RequestLog(log_path, identity | {"window": 2 * settings.connection.concurrency})) as log:
         return asyncio.run(_make(settings, log, seeds, topics, account))
 
@@ -44,7 +43,7 @@ async def _make(
     settings: Settings, log: RequestLog, seeds: list[Seed], topics: list[str], account: Account
 ) -> dict[str, Any]:
     take_up(log, account)
-    with Output(settings.out, settings.beside("provenance")) as output:
+    with Output(settings.out, beside(settings.out, "provenance.jsonl")) as output:
         async with Client(settings.connection, log, account) as client:
             pipeline = Pipeline(settings, seeds, topics, log, client, account, output)
             await pipeline.run()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from alpaca_jax.remote.connection import Connection
+from alpaca_jax.support.continued import check_name
 from alpaca_jax.support.errors import UserError
 
 Mode: TypeAlias = Literal["alpaca", "self_instruct"]
@@ -77,9 +78,7 @@ class Settings:
         if self.judge is None and self.judge_min > 1:
             remedy = "give a model that judges"
             raise UserError("--judge_min", expected="--judge with it", found="it alone", remedy=remedy)
-        if self.out.suffix != ".jsonl":
-            remedy = "choose another name"
-            raise UserError("--out", expected="a name that ends in .jsonl", found=self.out.name, remedy=remedy)
+        check_name(self.out)
 
     def _require(self, flag: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -102,10 +101,6 @@ class Settings:
     def english(self) -> bool:
         """Whether the tasks are in English."""
         return self.language.casefold() == "english"
-
-    def beside(self, kind: str) -> Path:
-        """The path of a file that accompanies `out`: OUT.jsonl → OUT.KIND.jsonl."""
-        return self.out.with_name(f"{self.out.stem}.{kind}.jsonl")
 
     def identity(self) -> dict[str, Any]:
         """What decides the content of the output: a log begun with other values is another data set's."""

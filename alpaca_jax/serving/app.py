@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from alpaca_jax.serving.api import make_router
 from alpaca_jax.serving.demo import mount_demo
 from alpaca_jax.serving.guard import Guard
-from alpaca_jax.serving.refusal import Refusal
+from alpaca_jax.serving.refusal import Refusal, answer_refusal
 from alpaca_jax.serving.service import Service
 
 
@@ -34,16 +34,11 @@ def create_app(service: Service, feedback: Path, *, key: str | None = None, host
     # No page of documentation, which would fetch its scripts from elsewhere.
     app = FastAPI(title="alpaca_jax", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, limits=service.limits, metrics=service.metrics, key=key, hosts=hosts)
-    app.add_exception_handler(Refusal, _refuse)
+    app.add_exception_handler(Refusal, answer_refusal)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.include_router(make_router(service))
     mount_demo(app, service, feedback)
     return app
-
-
-def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    return JSONResponse(error.body(), error.status, error.headers())
 
 
 def _refuse_http(request: Request, error: Exception) -> Response:

@@ -31,6 +31,7 @@ LONGEST_DETAIL = 2_000  # characters of a visitor's own words
 LONGEST_TEXT = 200_000  # characters of an instruction, an input or an answer; the rest is cut off
 
 _APPLICATION, _VERSION = 0x616C7061, 1  # what SQLite's header says of the file: "alpa", and the form of its table
+_SQLITE = b"SQLite format 3\0"  # how any of its files begins
 _PATIENCE = 10.0  # seconds to wait for another writer
 _PAGES = 262_144  # of 4 KiB: the file takes at most 1 GiB of the disk
 _TABLE = """
@@ -86,7 +87,11 @@ class Feedback:
         self.path = Path(path)
         with explain_os_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            with open(descriptor, "rb") as file:
+                begins = file.read(len(_SQLITE))
+        if begins not in (b"", _SQLITE):  # a short file, of any kind, SQLite would take for an empty database
+            raise _another_kind(self.path, "another kind of file")
         with _explain_sqlite_errors(self.path):
             # Looked at without a right to write: the first transaction changes the header of any database.
             with _reading(self.path) as connection:
@@ -206,9 +211,11 @@ def _reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
 def _check_kind(connection: sqlite3.Connection, path: Path) -> None:
     marks = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
     if marks != [_APPLICATION, _VERSION]:
-        raise UserError(
-            str(path), expected="a file of flags and votes", found="another database", remedy="choose another file"
-        )
+        raise _another_kind(path, "another database")
+
+
+def _another_kind(path: Path, found: str) -> UserError:
+    return UserError(str(path), expected="a file of flags and votes", found=found, remedy="choose another file")
 
 
 @contextlib.contextmanager

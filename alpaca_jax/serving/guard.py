@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alpaca_jax.serving.metrics import Metrics
@@ -66,7 +65,7 @@ class Guard:
             if refusal is None:
                 status = status or _CLIENT_HAS_GONE
             elif not status:
-                await JSONResponse(refusal.body(), refusal.status, refusal.headers())(scope, receive, watched)
+                await refusal.response()(scope, receive, watched)
         finally:
             body.release()
             endpoint = scope["path"] if scope["path"] in _ENDPOINTS else "other"

@@ -2,6 +2,9 @@
 
 from typing import Any, NoReturn
 
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
 from alpaca_jax.support.errors import UserError
 
 
@@ -37,12 +40,22 @@ class Refusal(Exception):
         """The JSON object of the answer."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
+    def response(self) -> JSONResponse:
+        """The answer."""
+        return JSONResponse(self.body(), self.status, self.headers())
+
     def headers(self) -> dict[str, str]:
         """What is said in the head of the answer."""
         headers = {"Retry-After": str(self.retry_after)} if self.retry_after is not None else {}
         if self.status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="alpaca_jax", charset="UTF-8"'
         return headers | ({"Connection": "close"} if self.close else {})
+
+
+def answer_refusal(request: Request, error: Exception) -> JSONResponse:
+    """What an application answers where a route raises a `Refusal`."""
+    assert isinstance(error, Refusal)
+    return error.response()
 
 
 def invalid(message: str, param: str | None = None, code: str | None = None) -> Refusal:

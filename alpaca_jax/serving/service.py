@@ -206,5 +206,5 @@ def _text_of(prompt: Prompt, served: ServedModel) -> str:
     if isinstance(prompt, list):
         return served.engine.tokenizer.decode(prompt)
     if isinstance(prompt, Instruction):
-        return f"{prompt.instruction}\n{prompt.input}"
+        return prompt.question
     return "\n".join(message.content for message in prompt.messages)

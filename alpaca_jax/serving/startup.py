@@ -60,7 +60,7 @@ def serve(options: Options, environment: Mapping[str, str]) -> None:
     filter = make_filter(options.moderation, environment, options.wordlist, options.moderation_base_url)
     with open_socket(options.host, options.port) as opened:
         # Not before the flags are checked: these bring JAX and the page's library.
-        from alpaca_jax.checkpoint.folder import CheckpointFolder
+        from alpaca_jax.checkpoint.folder import CheckpointFolder, template_to_use
         from alpaca_jax.generation.watermark_files import read_watermark
         from alpaca_jax.serving.app import create_app
         from alpaca_jax.serving.feedback import Feedback
@@ -70,7 +70,7 @@ def serve(options: Options, environment: Mapping[str, str]) -> None:
         watermark = read_watermark(options.watermark_key) if options.watermark_key else None
         checkpoints = [options.checkpoint, *([options.compare] if options.compare else [])]
         for checkpoint in checkpoints:
-            CheckpointFolder.open(checkpoint)
+            template_to_use(CheckpointFolder.open(checkpoint), options.template)
         Feedback(options.feedback)  # made, or refused, before minutes are spent on the weights
         models = load_models(
             checkpoints,

@@ -1,9 +1,25 @@
-"""Outputs that an earlier run began: gone on with where they are ours, and were begun with the same settings."""
+"""Outputs (.jsonl) that an earlier run began: gone on with where they are ours, and begun with the same settings."""
 
 from pathlib import Path
 from typing import Any
 
 from alpaca_jax.support.errors import UserError, shorten
+
+
+def check_name(out: Path) -> None:
+    """Refuses a name that does not end in .jsonl.
+
+    Raises:
+      UserError: it does not.
+    """
+    if out.suffix != ".jsonl":
+        remedy = "choose another name"
+        raise UserError("--out", expected="a name that ends in .jsonl", found=out.name, remedy=remedy)
+
+
+def beside(out: Path, what: str) -> Path:
+    """Where a file that accompanies an output lies: OUT.jsonl → OUT.WHAT, as `requests.jsonl` or `run.json`."""
+    return out.with_name(f"{out.stem}.{what}")
 
 
 def check_output(out: Path, beside: Path) -> None:

@@ -1,13 +1,14 @@
 """Files that are either whole or not there, plain or compressed, and the one JSON-lines reader."""
 
 import contextlib
+import errno
 import io
 import json
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -20,19 +21,19 @@ LONGEST_LINE = 2**26
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Writes `text` so that `path` holds the old or the new content, never a part of it.
+def write_bytes_atomic(path: str | Path, content: bytes) -> None:
+    """Writes `content` so that `path` holds the old or the new content, never a part of it.
 
     Raises:
-      UserError: the folder cannot be written or is full.
+      UserError: the folder cannot be written or is full, or `path` is a folder.
     """
     path = Path(path)
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(temporary, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -40,9 +41,53 @@ def write_text_atomic(path: str | Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Writes a text in UTF-8, as `write_bytes_atomic` does."""
+    write_bytes_atomic(path, text.encode())
+
+
 def write_json_atomic(path: str | Path, value: object) -> None:
-    """Writes a JSON value, indented, as `write_text_atomic` does."""
+    """Writes a JSON value, indented, as `write_bytes_atomic` does."""
     write_text_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_json_lines_atomic(path: str | Path, values: Iterable[object]) -> None:
+    """Writes JSON values, one a line, as `write_bytes_atomic` does."""
+    write_text_atomic(path, "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values))
+
+
+def check_file_place(path: str | Path) -> None:
+    """Refuses a place where a file could not be written now, rather than after the work for it.
+
+    Raises:
+      UserError: a folder, or in one that cannot be written or made.
+    """
+    with explain_os_errors(path):
+        if Path(path).is_dir():
+            raise UserError(str(path), expected="a file to write", found="a folder", remedy="name a file in it")
+        _check_place(Path(path), Path(path).absolute().parents)
+
+
+def check_folder_place(path: str | Path) -> None:
+    """The same of a folder that is to be filled, or made.
+
+    Raises:
+      UserError: a file, or in a folder that cannot be written.
+    """
+    with explain_os_errors(path):
+        _check_place(Path(path), (Path(path).absolute(), *Path(path).absolute().parents))
+
+
+def _check_place(path: Path, folders: Sequence[Path]) -> None:
+    nearest = next(folder for folder in folders if folder.exists())
+    if not nearest.is_dir():
+        raise UserError(str(nearest), expected="a folder", found="a file", remedy="choose another place")
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()  # what permissions say is not all there is to it
+    except OSError as error:
+        found = (error.strerror or str(error)).lower()
+        remedy = "choose another place, or change its permissions"
+        raise UserError(str(path), expected="to write there", found=found, remedy=remedy) from error
 
 
 @contextlib.contextmanager
@@ -56,9 +101,8 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(
-            str(path), expected="a folder that does not exist yet", found="one with content", remedy="choose another"
-        )
+        found = "one with content" if path.is_dir() else "a file"
+        raise UserError(str(path), expected="a folder that does not exist yet", found=found, remedy="choose another")
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -73,15 +117,29 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def explain_os_errors(path: str | Path) -> Iterator[None]:
-    """Turns what the operating system refuses (no permission, no room, …) into a `UserError` about `path`."""
+    """Turns what the operating system refuses (no permission, no room, …) into a `UserError` about `path`.
+
+    It names the file of the error instead where that is another than `path`, but none of our hidden ones beside it.
+    """
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        remedy = "free some room or choose another place" if error.errno == 28 else "check the path and its permissions"
-        raise UserError(
-            str(error.filename or path), expected="to read and write there", found=reason.lower(), remedy=remedy
-        ) from error
+        subject = str(path if error.filename is None else error.filename)
+        if os.path.basename(subject).startswith(f".{Path(path).name}."):
+            subject = str(path)
+        expected, remedy = _OS_REFUSALS.get(error.errno or 0, ("to read and write there", _CHECK_PATH))
+        found = (error.strerror or str(error)).lower()
+        raise UserError(subject, expected=expected, found=found, remedy=remedy) from error
+
+
+_CHECK_PATH = "check the path and its permissions"
+_OS_REFUSALS = {
+    errno.ENOSPC: ("room there", "free some room or choose another place"),
+    errno.ENOENT: ("a file or folder of that name", "check the path"),
+    errno.EISDIR: ("a file", "name a file in it"),
+    errno.ENOTDIR: ("a folder on the way", "check the path"),
+    errno.EEXIST: ("a folder", "choose another place"),
+}
 
 
 def read_json(path: str | Path) -> Any:

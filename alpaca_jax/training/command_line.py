@@ -79,7 +79,8 @@ def _load(path: Path, target: list[str]) -> "ConfigDict":
         raise
     except Exception as error:  # whatever the file's own code raises
         if unknown := re.search(r'Key "(\w+)" does not exist', str(error)):
-            refuse_unknown(unknown[1], [key for section in default_config().values() for key in section], str(path))
+            keys = dict.fromkeys(key for section in default_config().values() for key in section)
+            refuse_unknown(unknown[1], list(keys), str(path))
         found = f"{type(error).__name__}: {shorten(str(error), 200)}"
         raise UserError(str(path), expected=expected, found=found, remedy="correct the file") from error
     if not isinstance(config, ConfigDict):

@@ -18,8 +18,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def sole_use(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of a work directory as long as the block lasts.
+def sole_use(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
+    """Keeps other runs out of a work directory, which `flag` names, as long as the block lasts.
 
     The lock is the kernel's (flock), on a file that stays; the kernel drops it when the process ends, however it ends,
     so that none is left behind. Over NFS, Linux passes it on to the server, which drops it for a machine that has gone.
@@ -38,7 +38,7 @@ def sole_use(workdir: Path) -> Iterator[None]:
                 str(workdir),
                 expected="a work directory that no other run is using",
                 found=_holder(file.read()),
-                remedy="wait for that run or stop it, or choose another --workdir",
+                remedy=f"wait for that run or stop it, or choose another {flag}",
             ) from error
         except OSError as error:
             if error.errno not in _NO_LOCKS:

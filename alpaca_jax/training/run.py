@@ -37,12 +37,12 @@ from alpaca_jax.parallel.processes import require_agreement, require_joined, row
 from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import write_json_atomic
 from alpaca_jax.support.hashing import sha256_json
+from alpaca_jax.support.program import require_extra
 from alpaca_jax.training.compilation import abstract_batch, check_batch, trace_train_step
 from alpaca_jax.training.config import validate
 from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser, num_updates
 from alpaca_jax.training.state import TrainState, abstract_state, new_state, state_from, state_shardings
 from alpaca_jax.training.step import evaluation_step
-from alpaca_jax.training.wandb_sink import require_wandb
 
 # Network file systems show a new file to other machines with some delay.
 _SECONDS_TO_BE_SEEN = 30.0
@@ -182,7 +182,7 @@ def prepare_run(config: ConfigDict, workdir: Path) -> Run:
     )
     run.batches()  # refuses a batch larger than the data
     if config.logging.wandb_project:
-        require_wandb()
+        require_extra("config.logging.wandb_project", "wandb", "wandb")
     if config.model.checkpoint:
         check_same_template(CheckpointFolder.open(config.model.checkpoint), run.template, config.data.path)
     _check_work_directory(run)

@@ -5,7 +5,6 @@ a program reaches the run. The pipe to it is a queue of bounded size: what does 
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import secrets
@@ -16,27 +15,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import write_text_atomic
 from alpaca_jax.support.progress import console
 
 # How long the end of a run waits for it. wandb keeps its own copy, which `wandb sync` sends later.
 _PATIENCE_SECONDS = 30.0
-
-
-def require_wandb() -> None:
-    """Refuses a configuration that names a project where the package is not installed.
-
-    Raises:
-      UserError: it is not.
-    """
-    if importlib.util.find_spec("wandb") is None:
-        raise UserError(
-            "config.logging.wandb_project",
-            expected="the package wandb, which is not among the dependencies",
-            found="none",
-            remedy="install the extra 'wandb', or leave the project empty",
-        )
 
 
 class WandbSink:

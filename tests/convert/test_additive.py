@@ -111,7 +111,7 @@ def test_a_published_diff_is_recovered_and_its_sum_checked(
     (tmp_path / "place").mkdir()
     with pytest.raises(UserError, match=rf"--expect_sum: expected .* found {total - buffers:.2f}"):
         recover(models[0], tmp_path / "diff", tmp_path / "place" / "out", expect_sum=total + 0.011)
-    with pytest.raises(UserError, match=r"--expect_sum: expected inf"):
+    with pytest.raises(UserError, match=r"--expect_sum: expected a number; found inf"):
         recover(models[0], tmp_path / "diff", tmp_path / "place" / "out", expect_sum=math.inf)
     assert list((tmp_path / "place").iterdir()) == []
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from alpaca_jax.convert.formats import open_source
-from alpaca_jax.data.examples import encode_prompt, make_example
+from alpaca_jax.data.examples import encode_prompt, make_examples
 from alpaca_jax.data.instructions import Conversation, Message
 from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.tokenizer import Tokenizer
@@ -116,7 +116,7 @@ def test_the_ids_are_those_of_smollm2_s_own_template(smollm2):
         assert encode_prompt(record, ours, TEMPLATES["smollm2"]) == expected
         whole = conversation(system, said[:2])
         expected = theirs.apply_chat_template(as_dicts(whole), return_dict=False)
-        example = make_example(whole, ours, TEMPLATES["smollm2"], 512)
+        (example,) = make_examples([whole], ours, TEMPLATES["smollm2"], 512)
         assert [*example.tokens, *ours.encode_response("\n")] == expected
     # What a user writes is never read as a special token, other than by transformers.
     record = conversation([], said)

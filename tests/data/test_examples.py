@@ -8,15 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
-from alpaca_jax.data.examples import Dropped, Example, encode_prompt, end_ids, make_example, make_examples
-from alpaca_jax.data.instructions import Conversation, Instruction, Message, read_records
-from alpaca_jax.data.prompt import TEMPLATES, render_prompt
-from alpaca_jax.data.tokenizer import load_tokenizer
+from alpaca_jax.data.examples import Dropped, Example, Tokenization, encode_prompt, end_ids, make_examples
+from alpaca_jax.data.instructions import Conversation, Instruction, Message, Record, read_records
+from alpaca_jax.data.prompt import TEMPLATES, Template, render_prompt
+from alpaca_jax.data.tokenizer import Tokenizer, load_tokenizer
 from alpaca_jax.support.errors import UserError
 
 ALPACA, CHATML = TEMPLATES["alpaca"], TEMPLATES["chatml"]
 GUERNICA = Instruction("Who painted Guernica?", "", "Pablo Picasso")
 TASKS = [located.record for located in read_records(SEED_TASKS)]
+
+
+def make_example(
+    record: Record, tokenizer: Tokenizer, template: Template, seq_len: int, tokenization: Tokenization = "exact"
+) -> Example | Dropped:
+    (example,) = make_examples([record], tokenizer, template, seq_len, tokenization)
+    return example
 
 
 def chat(*said, system=None):

@@ -206,7 +206,7 @@ def test_a_small_file_that_expands_without_end_does_not_fill_the_memory(tmp_path
 
 @pytest.mark.parametrize("name", ["", "missing.json"])
 def test_what_is_no_file(tmp_path, name):
-    with pytest.raises(UserError, match="expected to read"):
+    with pytest.raises(UserError, match="expected a file"):
         list(read_records(tmp_path / name))
 
 

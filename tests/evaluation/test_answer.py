@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alpaca_jax.data.embedded import SEED_TASKS
-from alpaca_jax.data.prompt import template_sha256
+from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.similarity import SimilarityIndex
 from alpaca_jax.evaluation.embedded import QUESTIONS as EMBEDDED
 from alpaca_jax.evaluation.questions import read_questions
@@ -53,7 +53,7 @@ def test_a_checkpoint_answers_and_a_run_that_was_cut_anywhere_ends_with_the_same
         assert out.read_bytes() == whole
     how = json.loads((tmp_path / "answers.run.json").read_text())
     assert how["decoding"] == {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 4, "seed": 3}
-    assert (how["instructions_sha256"], how["template_sha256"]) == (sha256_file(path), template_sha256())
+    assert (how["instructions_sha256"], how["template_sha256"]) == (sha256_file(path), TEMPLATES["alpaca"].sha256)
     assert len(how["checkpoint_sha256"]) == 64
     assert "'seed': 3" in the_one_line("evaluate", "answer", *flags[:-1], "--seed=4")
     out.write_bytes(whole + parts[0])
@@ -65,6 +65,19 @@ def test_a_checkpoint_answers_and_a_run_that_was_cut_anywhere_ends_with_the_same
 
 def by_instruction(request: Request) -> Reply:
     return answer(f" {request.body['messages'][0]['content']}! ", finish="length" if request.number % 2 else "stop")
+
+
+@pytest.mark.usefixtures("asked_quickly")
+def test_a_misspelt_model_is_corrected_into_the_same_file(tmp_path: Path, questions: Path):
+    def script(request: Request) -> Reply:
+        known = request.body["model"] == "m"
+        return by_instruction(request) if known else Reply({"error": {"message": "no such model"}}, status=404)
+
+    with serving(script) as server:
+        flags = [f"--base_url={server.url}", f"--input={questions}", f"--out={tmp_path / 'answers.jsonl'}"]
+        line = the_one_line("evaluate", "answer", *flags, "--model=n", "--attempts=1")
+        assert "no such model" in line
+        assert evaluated("answer", *flags, "--model=m")["answers"] == 12
 
 
 @pytest.mark.usefixtures("asked_quickly")
@@ -156,6 +169,7 @@ def test_a_chat_is_answered_where_the_user_has_the_last_word(tmp_path: Path):
         (["--outputs=nowhere.json"], "found no such file"),
         (["--model=m", "--base_url=nowhere"], "--base_url: expected an http or https address"),
         (["--outputs=x", "--input=nowhere.json"], "found no such file"),
+        (["--model=m", "--base_url=http://x", "--budget_usd=1"], "--budget_usd: expected a price for m"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused_before_any_file_is_made(tmp_path: Path, flags: list[str], said: str):

@@ -124,6 +124,10 @@ def test_a_server_without_schemas_is_asked_for_a_last_line(tmp_path: Path):
         # Small models repeat the request, whole or cut.
         (f"Well.\n{_AS_TEXT}\n{_AS_TEXT}", None),
         (_AS_TEXT[:-30], None),
+        ("The answer is not the best. The first answer is better.", "first"),
+        ("The answer that is better is the second one.", "second"),
+        ("The first answer is better. No: the second answer is better.\nThe second answer is better.", None),
+        ("It is not so that the first answer is better.", None),
         ("The first answer names three towns.", None),
         ("12", None),
         ('{"verdict": {"a": 1}}', None),

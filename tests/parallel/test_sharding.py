@@ -1,5 +1,7 @@
 """The table from logical axes to the mesh, and meshes that do not fit."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -60,6 +62,30 @@ def test_weights_do_not_depend_on_the_mesh():
 
 def test_one_size_may_be_left_open():
     assert dict(make_mesh(sizes(2, -1, 2)).shape) == sizes(2, 2, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX asks a TPU for to lay out a mesh."""
+
+    id: int
+    coords: tuple[int, int, int]
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+    core_on_chip: int = 0
+    slice_index: int = 0
+    process_index: int = 0
+
+
+def test_a_mesh_axis_may_take_a_part_of_an_axis_of_the_torus():
+    chips = [Chip(number, place) for number, place in enumerate(np.ndindex(4, 4, 4))]
+    laid_out = make_mesh(sizes(1, 32, 2), chips).devices
+    assert laid_out.shape == (1, 32, 1, 2)
+    assert {chip.id for chip in laid_out.flat} == set(range(64))
+    steps = [
+        sum(abs(a - b) for a, b in zip(*(chip.coords for chip in pair), strict=True)) for pair in laid_out[0, :, 0]
+    ]
+    assert max(steps) <= 2
 
 
 @pytest.mark.parametrize("bad", [(1, 3, 2), (1, -1, 3), (-1, -1, 1), (0, 8, 1), (2, 8, 1)])

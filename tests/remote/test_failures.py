@@ -143,6 +143,8 @@ def test_a_server_that_does_not_answer_is_one_line(seeds: Path):
     assert "Connect call failed" in err
     assert "run the same command again" in err.splitlines()[-1]
     assert instructions(seeds) == []
+    assert "trying again" in err
+    assert "trying again" not in run("selfinstruct", *flags(seeds, url, "--attempts=1"))[2]
     with serving(numbered) as server:
         assert made(flags(seeds, server.url))["records"] == 6
 

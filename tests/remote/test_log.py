@@ -47,6 +47,20 @@ def test_a_log_torn_anywhere_gives_its_whole_lines(log_path: Path):
         assert log_path.read_bytes() == kept + b'{"kind": "sent", "key": "3"}\n'
 
 
+def test_a_log_without_an_answer_is_begun_anew(tmp_path: Path):
+    path = tmp_path / "log.jsonl"
+    log = RequestLog(path, {"model": "misspelt"})
+    log.append("sent", key="0", model="misspelt", prompts=["p"], time="t")
+    log.failed("0", "404: no such model")
+    log.close()
+    log = RequestLog(path, {"model": "m"})
+    assert (log.settings, log.failures) == ({"model": "m"}, 0)
+    log.append("sent", key="0", model="m", prompts=["p"], time="t")
+    log.close()
+    with pytest.raises(UserError, match="expected model = 'n', as now"):  # that one may have been charged
+        RequestLog(path, {"model": "n"})
+
+
 def test_logs_that_are_not_ours_are_refused(log_path: Path):
     with pytest.raises(UserError, match=r"expected a = 2, as now; found 1, with which it was begun"):
         RequestLog(log_path, {"window": 4, "a": 2})

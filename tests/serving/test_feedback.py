@@ -99,18 +99,19 @@ def test_writers_at_once_and_a_killed_one(tmp_path: Path):
 
 
 def test_another_file_is_refused_and_left_as_it_is(tmp_path: Path):
-    text, other = tmp_path / "notes.txt", tmp_path / "other.sqlite"
+    text, short, other = tmp_path / "notes.txt", tmp_path / "short.txt", tmp_path / "other.sqlite"
+    short.write_text("x")  # SQLite would make a database of it
     text.write_text("Dear diary, this is not a database, and a good deal longer than a header.\n" * 9)
     connection = sqlite3.connect(other)
     connection.execute("CREATE TABLE mine (x)")
     connection.close()
-    before = text.read_bytes(), other.read_bytes()
-    for path in (text, other):
+    before = [path.read_bytes() for path in (text, short, other)]
+    for path in (text, short, other):
         with pytest.raises(UserError, match="expected a file of flags and votes"):
             Feedback(path)
         with pytest.raises(UserError, match="expected a file of flags and votes"):
             export_feedback(path, tmp_path / "out.jsonl")
     with pytest.raises(UserError, match="found none"):
         export_feedback(tmp_path / "absent", tmp_path / "out.jsonl")
-    assert (text.read_bytes(), other.read_bytes()) == before
+    assert [path.read_bytes() for path in (text, short, other)] == before
     assert not (tmp_path / "out.jsonl").exists()

@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.files import new_folder, read_json, read_json_lines, write_json_atomic, write_text_atomic
+from alpaca_jax.support.files import (
+    check_file_place,
+    check_folder_place,
+    new_folder,
+    read_json,
+    read_json_lines,
+    write_json_atomic,
+    write_json_lines_atomic,
+    write_text_atomic,
+)
 
 
 def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path):
@@ -26,6 +35,41 @@ def test_a_failed_folder_leaves_nothing(tmp_path: Path, error: type[BaseExceptio
     with pytest.raises(error):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/proc/new", "^/proc/new: expected"),  # where not even root may make a file
+        ("/proc/new/er", "^/proc/new/er: expected"),
+        ("file/x", "file: expected a folder; found a file"),
+        ("folder", "folder: expected a file to write; found a folder"),
+    ],
+)
+def test_a_place_for_a_file_is_looked_at_before_the_work(tmp_path: Path, path: str, says: str):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=says) as caught:
+        check_file_place(tmp_path / path)
+    assert ".tmp" not in str(caught.value)
+    check_file_place(tmp_path / "folder" / "new" / "er")
+    check_file_place(tmp_path / "file")  # which is to be replaced
+    check_folder_place(tmp_path / "folder" / "new")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_refusal_does_not_speak_of_hidden_files(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="/folder: expected a file; found is a directory"):
+        write_text_atomic(tmp_path / "folder", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    with pytest.raises(UserError, match=r"^/proc/new: expected"), new_folder("/proc/new"):
+        pass
+
+
+def test_json_lines_are_written_as_they_are_read(tmp_path: Path):
+    write_json_lines_atomic(tmp_path / "f.jsonl", [{"ä": 1}, [2]])
+    assert list(read_json_lines(tmp_path / "f.jsonl")) == [(1, {"ä": 1}), (2, [2])]
 
 
 def test_a_folder_with_content_is_not_replaced(tmp_path: Path):

@@ -4,6 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from alpaca_jax.support.errors import UserError
+from alpaca_jax.support.program import require_extra
+
 _ASKS_JAX = """
 from alpaca_jax.support.program import run_program
 
@@ -26,3 +31,10 @@ def test_a_compiler_for_gpus_that_are_not_here_is_not_heard():
         check=False,
     )
     assert (end.returncode, end.stdout, end.stderr) == (0, "", "")
+
+
+def test_what_needs_an_extra_names_it(monkeypatch: pytest.MonkeyPatch):
+    require_extra("config.logging.wandb_project", "wandb", "json")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"^config\.logging\.wandb_project: .*Install alpaca-jax\[wandb\]\.$"):
+        require_extra("config.logging.wandb_project", "wandb", "json", "wandb")

@@ -52,6 +52,8 @@ def test_mistakes_are_refused(config: str, changes: list[str], says: str):
     [
         ("train.batch_rows", 0),
         ("train.epochs", 0.0),
+        ("train.epochs", float("inf")),
+        ("optimizer.clip_norm", float("nan")),
         ("train.microbatches", 5),
         ("model.compute_dtype", "float16"),
         ("model.remat", "dot"),

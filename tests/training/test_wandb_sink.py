@@ -9,9 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from alpaca_jax.support.errors import UserError
 from alpaca_jax.training import wandb_sink
-from alpaca_jax.training.wandb_sink import WandbSink, require_wandb
+from alpaca_jax.training.wandb_sink import WandbSink
 from tests.runs import fake_wandb
 
 WORKS = """
@@ -67,12 +66,6 @@ def test_one_that_is_dead_costs_one_line(
         f"Weights & Biases has not got 3000 of 3000 lines ({why}; see {tmp_path}/wandb.log); metrics.jsonl has them all"
     ]
     assert ("no such project" in (tmp_path / "wandb.log").read_text()) == (source == FAILS)
-
-
-def test_it_is_asked_for_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(wandb_sink.sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"^config\.logging\.wandb_project: expected the package wandb.*extra 'wandb'"):
-        require_wandb()
 
 
 PARENT = """

@@ -2,10 +2,24 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from alpaca_jax.data.instructions import Conversation, Instruction, records_of
-from alpaca_jax.data.record_files import Value
+from alpaca_jax.data.instructions import Conversation, Instruction, read_records, records_of
+from alpaca_jax.data.record_files import Value, read_values
+
+
+def read_instruction_values(path: Path) -> Iterable[Value]:
+    """The raw records of an instruction file, in order.
+
+    Raises:
+      UserError: as `read_records`.
+    """
+    value = None
+    for value in read_values(path):
+        yield value
+    if value is None:
+        list(read_records(path))  # says what an empty file lacks
 
 
 def tasks_of(value: Value) -> list[Instruction]:
@@ -82,8 +96,7 @@ def _rebuilt_chat(record: dict[str, Any], tasks: Sequence[Instruction]) -> dict[
 
 
 def _new_chat(task: Instruction) -> dict[str, Any]:
-    asked = f"{task.instruction}\n\n{task.input}" if task.input else task.instruction
-    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": task.output}]}
+    return {"messages": [{"role": "user", "content": task.question}, {"role": "assistant", "content": task.output}]}
 
 
 def _new_task(task: Instruction) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Records that are equal or alike: to earlier ones, and to those of an evaluation set."""
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from alpaca_jax.data.audit.forms import tasks_of
+from alpaca_jax.data.audit.forms import read_instruction_values, tasks_of
 from alpaca_jax.data.audit.kinds import Found, excerpt
-from alpaca_jax.data.instructions import Instruction, read_records
-from alpaca_jax.data.record_files import Value, read_values
+from alpaca_jax.data.instructions import Instruction, with_empty_answers
 from alpaca_jax.data.similarity import SimilarityIndex, tokenise
+from alpaca_jax.support.hashing import sha256_json
 
 # A run of this many words that two texts share is hardly chance (GPT-3 took 13 of a page; instructions are shorter).
 _RUN = 8
@@ -27,7 +25,7 @@ class Duplicates:
 
     def find(self, texts: Sequence[str], place: str) -> str | None:
         """The place where the same texts were first seen; None where this is the first."""
-        key = hashlib.sha256(json.dumps(texts).encode()).digest()[:16]
+        key = bytes.fromhex(sha256_json(texts)[:32])  # half as large as its letters, and enough
         if key in self._places:
             return self._places[key]
         self._places[key] = place
@@ -62,7 +60,7 @@ class EvaluationSet:
     """Finds tasks that are, or hold, a task of an evaluation set."""
 
     def __init__(self, paths: Sequence[Path], threshold: float):
-        """Reads the set's tasks; a file is of any form that training data has.
+        """Reads the set's tasks; a file is of any form that training data has, and answers need not be there.
 
         Raises:
           UserError: a file is not one of these.
@@ -72,8 +70,8 @@ class EvaluationSet:
         self._where: dict[tuple[str, ...], set[int]] = {}
         for path in paths:
             for value in read_instruction_values(path):
-                for task in tasks_of(value):
-                    self._add(question_of(task), value.place)
+                for task in tasks_of(with_empty_answers(value)):
+                    self._add(task.question, value.place)
 
     def _add(self, text: str, place: str) -> None:
         number = self._index.add(text)
@@ -86,7 +84,7 @@ class EvaluationSet:
 
     def find(self, task: Instruction) -> Found | None:
         """The evaluation task that is most like this one, or is contained in it."""
-        asked = question_of(task)
+        asked = task.question
         for similar in self._index.nearest(asked, self._threshold):
             return self._found(similar.number, f"F {similar.f:.2f}", task)
         shared = Counter(number for run in set(_runs(f"{asked} {task.output}")) for number in self._where.get(run, ()))
@@ -98,25 +96,7 @@ class EvaluationSet:
 
     def _found(self, number: int, measure: str, task: Instruction) -> Found:
         why = f"{measure} with {self._places[number]}: “{excerpt(self._texts[number])}”"
-        return Found("contaminated", why, excerpt(question_of(task)), ())
-
-
-def question_of(task: Instruction) -> str:
-    """What is asked: the instruction with its input."""
-    return f"{task.instruction}\n{task.input}" if task.input else task.instruction
-
-
-def read_instruction_values(path: Path) -> Iterable[Value]:
-    """The raw records of an instruction file, in order.
-
-    Raises:
-      UserError: as `read_records`.
-    """
-    value = None
-    for value in read_values(path):
-        yield value
-    if value is None:
-        list(read_records(path))  # says what an empty file lacks
+        return Found("contaminated", why, excerpt(task.question), ())
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:

@@ -5,7 +5,7 @@ import re
 from alpaca_jax.data.audit.kinds import Found, excerpt
 from alpaca_jax.data.instructions import Instruction
 
-SEEN = r"(?:images?|pictures?|photos?|photographs?|paintings?|drawings?|artworks?|screenshots?|videos?|clips?)"
+_SEEN = r"(?:images?|pictures?|photos?|photographs?|paintings?|drawings?|artworks?|screenshots?|videos?|clips?)"
 _HEARD = r"(?:audio|recordings?|melody|melodies|sound clips?|voice memos?)"
 _SHOWN = r"(?:charts?|graphs?|diagrams?|plots?|maps?|infographics?|figures?|flow ?charts?)"
 _FILE = r"(?:files?|pdfs?|spreadsheets?|excel sheets?|attachments?|csv|word documents?|slides?|presentations?)"
@@ -21,7 +21,7 @@ _ONLY_ADDRESS = re.compile(
 )
 _ABOUT_CONTENT = re.compile(
     rf"\b(?:summar\w+|content|sites?|layout|story|news|describe|anal\w+|evaluate|review|access|edit|read|watch|listen|"
-    rf"caption|translate|pages?|{SEEN}|{_HEARD}|{_FILE}|{_READ})\b",
+    rf"caption|translate|pages?|{_SEEN}|{_HEARD}|{_FILE}|{_READ})\b",
     re.I,
 )
 # An address can be the matter itself.
@@ -32,18 +32,18 @@ _ABOUT_ADDRESS = re.compile(
 )
 _BRACKETED = re.compile(r"(?:(?:\[[^\[\]]*\]|<[^<>]*>)\s*)+")
 _NAMES_MATERIAL = re.compile(
-    rf"\b(?:{SEEN}|{_HEARD}|{_SHOWN}|{_FILE}|{_READ}|link|url|attached|insert|provided|description)\b", re.I
+    rf"\b(?:{_SEEN}|{_HEARD}|{_SHOWN}|{_FILE}|{_READ}|link|url|attached|insert|provided|description)\b", re.I
 )
 _PLAIN_WORDS = re.compile(r"[\w\s:'’./-]+")
 # In so many words a picture is described rather than missing.
-_DESCRIBED = re.compile(rf"\b{SEEN}\s+(?:of|showing|with)\s+(?:[\w'-]+\s+){{4,}}", re.I)
+_DESCRIBED = re.compile(rf"\b{_SEEN}\s+(?:of|showing|with)\s+(?:[\w'-]+\s+){{4,}}", re.I)
 
 _POINTED_AT = re.compile(
     r"\b(?:(?:this|these|(?:the )?(?:following|given|attached|provided|below|above)|an? (?:given|attached|provided))"
-    rf"\s+(?:[\w-]+\s+){{0,2}}?(?:{SEEN}|{_HEARD}|{_SHOWN}|{_FILE}|{_READ})\b"
+    rf"\s+(?:[\w-]+\s+){{0,2}}?(?:{_SEEN}|{_HEARD}|{_SHOWN}|{_FILE}|{_READ})\b"
     r"(?!\s*(?:-|of|about|format|size|type|style|length|idea))"
     r"|(?:article|book|text|story|page|email) (?:that )?I (?:have )?just (?:read|sent|wrote)"
-    rf"|look at (?:this|the|that)\s+(?:\w+\s+){{0,2}}{SEEN}\b)",
+    rf"|look at (?:this|the|that)\s+(?:\w+\s+){{0,2}}{_SEEN}\b)",
     re.I,
 )
 # The matter may stand in the instruction: after a colon, in quotes, on a line of its own; or none is needed.

@@ -6,10 +6,11 @@ import itertools
 from pathlib import Path
 
 from alpaca_jax.data.audit.cleaned import check_place, cleaned_file
+from alpaca_jax.data.audit.forms import read_instruction_values
 from alpaca_jax.data.audit.inspection import Inspector
 from alpaca_jax.data.audit.kinds import KINDS
 from alpaca_jax.data.audit.lengths import Lengths
-from alpaca_jax.data.audit.likeness import EvaluationSet, read_instruction_values
+from alpaca_jax.data.audit.likeness import EvaluationSet
 from alpaca_jax.data.audit.report import Report
 from alpaca_jax.data.record_files import is_json_list
 from alpaca_jax.support.errors import UserError
