@@ -108,7 +108,9 @@ def _flags() -> Flags:
 def _entrants(values: argparse.Namespace, config: "ConfigDict") -> list[Entrant]:
     """Ours first; those whose interpreter was not given are absent."""
     dtype = config.model.compute_dtype
-    found = [Entrant("alpaca_jax", dtype, "bench_train_ours", sys.executable)]
+    rounded = dtype == "float32" and config.model.matmul_precision != "default"
+    ours = f"{dtype}, {config.model.matmul_precision}" if rounded else dtype
+    found = [Entrant("alpaca_jax", ours, "bench_train_ours", sys.executable)]
     for wanted in filter(None, values.recipe.split(",")):
         if wanted not in _DTYPES:
             refuse_unknown(wanted, _DTYPES, "--recipe")
