@@ -61,8 +61,8 @@ def _forward(contracted: int, x: Array, weight: Array) -> tuple[Array, tuple[Arr
     return _on_cpu(contracted, x, weight), (x, weight)
 
 
-def _backward(contracted: int, factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    x, weight = factors
+def _backward(contracted: int, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, weight = kept
     tokens = range(x.ndim - contracted)
     d_x = sum_of_products(gradient, range(len(tokens), gradient.ndim), weight, range(contracted, weight.ndim), x.dtype)
     # The compiler turns over what stands first, so the smaller stands there.

@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import math
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -231,12 +231,21 @@ def test_products_are_of_the_precision_asked_for(reference):
     np.testing.assert_allclose(losses, reference[0], rtol=0.01)
     step = step_for((1, 4, 1, 2), **rounded)
     with jax.set_mesh(step.mesh):
-        program = str(step.update.trace(step.start, place_batch(step.mesh, packed(examples()))).jaxpr)
-    products = re.findall(r"(\w+)\[[\d,]*\] = dot_general\[(.*?)\] (\w+) (\w+)", program, re.DOTALL)
-    types = dict(re.findall(r"\b(\w+):(\w+)\[", program))
+        traced = step.update.trace(step.start, place_batch(step.mesh, packed(examples())))
+    products = list(products_in(traced.jaxpr.jaxpr))
     assert len(products) > 20
-    assert all("preferred_element_type=float32" in how for _, how, _, _ in products)
-    assert {types[name] for _, _, a, b in products for name in (a, b)} == {"bf16"}
+    assert {str(factor.aval.dtype) for product in products for factor in product.invars} == {"bfloat16"}
+    assert {str(product.outvars[0].aval.dtype) for product in products} == {"float32"}
+
+
+def products_in(program: Any) -> Iterator[Any]:
+    """Every matrix product of a traced program, those of its loops and inner functions among them."""
+    for equation in program.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda value: hasattr(value, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from products_in(inner)
 
 
 def test_what_the_backward_pass_keeps_on_the_host_changes_nothing(reference):
