@@ -15,6 +15,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest
 from jaxtyping import install_import_hook
 
+from alpaca_jax.parallel.compiler_options import set_environment
+
+set_environment()  # as the programs do; the tests compile more than they compute
+
 # Before the modules are imported: their annotations become checks.
 _CHECKED = ("model.rope", "model.attention", "model.cache", "model.llama", "training.loss", "generation.sampling")
 install_import_hook([f"alpaca_jax.{name}" for name in _CHECKED], "beartype.beartype")

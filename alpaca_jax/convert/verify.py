@@ -99,11 +99,11 @@ def verify(
     folder = CheckpointFolder.open(checkpoint)
     _check_memory(folder, dtype)
     checked = _check_certificates(folder.path, Path(reference))
-    sequences = _sequences(folder)
+    sequences = sequences_to_compare(folder)
     with waiting("the reference's logits"):
-        theirs = _their_logits(Path(reference), sequences, dtype, folder.model.vocab_size)
+        theirs = their_logits(Path(reference), sequences, dtype, folder.model.vocab_size)
     with waiting("the checkpoint's logits"):
-        ours = _our_logits(folder, sequences, dtype)
+        ours = our_logits(folder, sequences, dtype)
     theirs_PV, ours_PV = np.concatenate(theirs), np.concatenate(ours)
     return Agreement(
         max_abs_error=float(np.abs(ours_PV - theirs_PV).max()),
@@ -118,10 +118,10 @@ def verify(
 
 
 # A sequence's tokens, and the positions at which logits are compared.
-_Sequence = tuple[list[int], np.ndarray]
+Compared = tuple[list[int], np.ndarray]
 
 
-def _sequences(folder: CheckpointFolder) -> list[_Sequence]:
+def sequences_to_compare(folder: CheckpointFolder) -> list[Compared]:
     """The text from its first to its last token; random tokens, compared densely at both ends and sparsely between."""
     model, tokenizer = folder.model, folder.tokenizer()
     text = tokenizer.encode_prompt(_TEXT)[: model.max_position_embeddings]
@@ -132,8 +132,18 @@ def _sequences(folder: CheckpointFolder) -> list[_Sequence]:
     return [(text, np.arange(len(text))), (random, np.unique([*ends, *between, *(length - 1 - ends)]))]
 
 
-def _their_logits(reference: Path, sequences: list[_Sequence], dtype: str, vocab_size: int) -> list[np.ndarray]:
-    """[P, V] of each sequence, float32."""
+def their_logits(reference: Path, sequences: list[Compared], dtype: str, vocab_size: int) -> list[np.ndarray]:
+    """What transformers computes from a reference: [P, V] of each sequence, float32.
+
+    Args:
+      reference: as for `verify`.
+      sequences: their tokens and the positions compared.
+      dtype: what it computes in: float32, bfloat16 or float64.
+      vocab_size: what the reference must have.
+
+    Raises:
+      UserError: transformers is not installed, or the reference cannot be read or has another vocabulary.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")  # its bars for GGUF files, which transformers' own switch leaves on
     try:
         import transformers
@@ -172,8 +182,8 @@ def _their_logits(reference: Path, sequences: list[_Sequence], dtype: str, vocab
     return logits
 
 
-def _our_logits(folder: CheckpointFolder, sequences: list[_Sequence], dtype: str) -> list[np.ndarray]:
-    """[P, V] of each sequence, float32."""
+def our_logits(folder: CheckpointFolder, sequences: list[Compared], dtype: str) -> list[np.ndarray]:
+    """What we compute from a checkpoint: [P, V] of each sequence, float32."""
     import jax
     import jax.numpy as jnp
 

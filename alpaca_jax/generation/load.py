@@ -12,6 +12,7 @@ from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.watermark import Watermark
 from alpaca_jax.generation.weights import INT8, quantise_all, separate_layers
 from alpaca_jax.model.definition import define
+from alpaca_jax.parallel.compiler_options import set_environment
 from alpaca_jax.parallel.mesh import make_mesh
 from alpaca_jax.parallel.sharding import parameter_shardings
 
@@ -51,6 +52,7 @@ def load_engine(
     Raises:
       UserError: no checkpoint there, a damaged one, or one that was fine-tuned with another template.
     """
+    set_environment()
     folder = CheckpointFolder.open(checkpoint)
     chosen = template_to_use(folder, template)
     tokenizer = folder.tokenizer()

@@ -41,6 +41,9 @@ _ENVIRONMENT = {
     "NCCL_NVLS_ENABLE": "1",
 }
 
+# Loops as they are written: on CPUs a program compiles in 0.6 to 0.8 of the time then, and runs no slower.
+_CPU_FLAG = ("--xla_backend_extra_options", "xla_cpu_disable_loop_unrolling")
+
 # JAX refuses both at once.
 _FORMER_NAMES = {"XLA_CLIENT_MEM_FRACTION": "XLA_PYTHON_CLIENT_MEM_FRACTION"}
 
@@ -59,3 +62,7 @@ def set_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         if _FORMER_NAMES.get(name, name) not in os.environ:
             os.environ.setdefault(name, value)
+    name, value = _CPU_FLAG
+    chosen = os.environ.get("XLA_FLAGS", "")
+    if name not in chosen:
+        os.environ["XLA_FLAGS"] = f"{chosen} {name}={value}".strip()

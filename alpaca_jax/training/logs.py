@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from alpaca_jax.training.clock import Timing
 from alpaca_jax.training.events import Events
 from alpaca_jax.training.plot import plot_loss
@@ -51,6 +54,8 @@ class Logs:
     def __init__(self, run: Run, resume_at: int):
         self._run = run
         self._peak_flops = peak_flops()
+        # All at once: asked for one by one, each would wait behind the update that the devices are busy with.
+        self._learning_rates = jax.device_get(jax.jit(run.schedule)(jnp.arange(run.last_update)))
         self._metrics = StepLog(run.workdir / "metrics.jsonl", resume_at)
         self._evaluations = StepLog(run.workdir / "evaluations.jsonl", resume_at)
         self._samples = StepLog(run.workdir / "samples.jsonl", resume_at)
@@ -81,7 +86,7 @@ class Logs:
         line = {
             "loss": metrics["loss"],
             "grad_norm": metrics["grad_norm"],
-            "learning_rate": float(self._run.schedule(step - 1)),
+            "learning_rate": float(self._learning_rates[step - 1]),
             "target_tokens": int(metrics["target_tokens"]),
             "tokens": int(metrics["tokens"]),
             "tokens_per_second": metrics["tokens"] / timing.seconds,

@@ -5,9 +5,11 @@ What an update is stands in `step.py`; what a run consists of, in `run.py`.
 
 import contextlib
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NoReturn
 
 import jax
+from ml_collections import ConfigDict
 
 from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.checkpoint.integrity import discard_damaged
@@ -16,6 +18,7 @@ from alpaca_jax.data.batches import epoch_batches
 from alpaca_jax.data.instructions import Instruction
 from alpaca_jax.generation.generator import Generator
 from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.model.definition import Parameters
 from alpaca_jax.parallel.mesh import batch_sharding, place_batch, without_context
 from alpaca_jax.parallel.processes import barrier, is_first, require_agreement, rows_of_this_process
 from alpaca_jax.support.errors import Stopped
@@ -27,7 +30,8 @@ from alpaca_jax.training.compilation import keep_compiled
 from alpaca_jax.training.lock import sole_use
 from alpaca_jax.training.logs import Logs, NoLogs
 from alpaca_jax.training.number_watch import NumberWatch
-from alpaca_jax.training.pipeline import Metrics, Pipeline
+from alpaca_jax.training.pipeline import Metrics, Pipeline, Step
+from alpaca_jax.training.precision import cast
 from alpaca_jax.training.preemption import StopRequests, stopped
 from alpaca_jax.training.profile import Profile
 from alpaca_jax.training.progress import check_progress, progress_of
@@ -98,11 +102,20 @@ class _Loop:
         run, last = self._run, self._run.last_update
         announce(run, self._start)
         if self._start < last:
-            state = run.restore(self._store, self._start) if self._start else self._begin()
-            self._updates(state, last)
+            with ThreadPoolExecutor(1) as beside:
+                # The state is read, or made and asked for answers, while it compiles.
+                step = beside.submit(run.compile_step)
+                if jax.default_backend() == "gpu":
+                    self._wait_for(step)  # XLA times kernels there, which wants an idle device
+                state = run.restore(self._store, self._start) if self._start else self._begin()
+                self._updates(self._wait_for(step), state, last)
         self._end_here()
         if isinstance(self.logs, Logs):
             conclude(run, self.logs, self._store.best_step(), self._clock)
+
+    def _wait_for(self, step: Future[Step]) -> Step:
+        with self._clock.part("compilation"), waiting("compiling the train step"):
+            return step.result()
 
     def _begin(self) -> TrainState:
         state = self._run.start()
@@ -110,10 +123,8 @@ class _Loop:
         self._sample(0, state)
         return state
 
-    def _updates(self, state: TrainState, last: int) -> None:
+    def _updates(self, step: Step, state: TrainState, last: int) -> None:
         run = self._run
-        with self._clock.part("compilation"), waiting("compiling the train step"):
-            step = run.compile_step()
         profile = Profile(run.workdir / "profile", run.config.logging.profile_steps if is_first() else ())
         with (
             self._clock.part(STEPS),
@@ -233,8 +244,15 @@ class _Loop:
         if not options.instructions:
             return
         with self._clock.part("samples"):
-            weights = jax.tree.map(lambda p: p.astype(run.config.model.compute_dtype), state.parameters)
+            weights = _in_type(state.parameters, run.config.model)
             prompts = [Instruction(instruction, "", "") for instruction in options.instructions]
             sampling = Sampling(temperature=0.0, max_new_tokens=options.max_new_tokens)
             answers = self._generator.on(weights).answer(prompts, sampling)
         self.logs.samples(number, dict(zip(options.instructions, answers, strict=True)))
+
+
+def _in_type(parameters: Parameters, options: ConfigDict) -> Parameters:
+    """The parameters in the type to compute in; no copy where that is the one that they are kept in."""
+    if options.compute_dtype == options.parameter_dtype:
+        return parameters
+    return jax.jit(cast, static_argnums=1)(parameters, options.compute_dtype)

@@ -14,6 +14,8 @@ from alpaca_jax.training.clock import Clock, Timing
 from alpaca_jax.training.state import TrainState
 
 Metrics = dict[str, float]
+# (state, batch) to (state, metrics), compiled; the state is donated
+Step = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
 # No update is quicker; speeds are divided by its time.
 _LEAST_SECONDS = 1e-6
@@ -23,7 +25,7 @@ class Pipeline:
     """The state as it goes from update to update, and the updates that the devices still work on.
 
     Args:
-      step: the compiled train step, (state, batch) to (state, metrics).
+      step: the compiled train step.
       state: where it begins; donated.
       batches: of this process, from the first update on.
       mesh: where they go.
@@ -36,7 +38,7 @@ class Pipeline:
 
     def __init__(
         self,
-        step: Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]],
+        step: Step,
         state: TrainState,
         batches: Iterator[Mapping[str, np.ndarray]],
         mesh: Mesh,

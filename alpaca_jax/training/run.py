@@ -41,6 +41,7 @@ from alpaca_jax.support.program import require_extra
 from alpaca_jax.training.compilation import abstract_batch, check_batch, trace_train_step
 from alpaca_jax.training.config import validate
 from alpaca_jax.training.optimiser import learning_rate_schedule, make_optimiser, num_updates
+from alpaca_jax.training.pipeline import Step
 from alpaca_jax.training.state import TrainState, abstract_state, new_state, state_from, state_shardings
 from alpaca_jax.training.step import evaluation_step
 
@@ -89,8 +90,8 @@ class Run:
             *rows_of_this_process(batch_sharding(self.mesh)),
         )
 
-    def compile_step(self) -> Any:
-        """The train step, compiled for the mesh: (state, batch) to (state, metrics), the state donated."""
+    def compile_step(self) -> Step:
+        """The train step, compiled for the mesh."""
         traced = trace_train_step(
             self.definition, self.optimiser, self.config, self.shardings, self.mesh, self.dataset.seq_len
         )

@@ -205,6 +205,6 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path):
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does
     _, err = program.communicate(timeout=60)
     assert (program.returncode, err) == (130, "interrupted\n")
-    assert len(family) >= 2
+    assert len(family) >= 2 or len(os.sched_getaffinity(0)) == 1  # a lone processor does it all in one process
     assert psutil.wait_procs(family, timeout=60)[1] == []
     assert os.listdir(tmp_path) == ["a.jsonl"]

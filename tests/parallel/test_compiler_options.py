@@ -25,11 +25,21 @@ def test_this_xla_knows_the_options():
 
 
 def test_the_environment_stays_as_the_user_set_it(monkeypatch: pytest.MonkeyPatch):
-    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "NCCL_NVLS_ENABLE"):
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION", "NCCL_NVLS_ENABLE", "XLA_FLAGS"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     set_environment()
     assert os.environ["XLA_CLIENT_MEM_FRACTION"] == "0.92"
+    ours = os.environ["XLA_FLAGS"]
+    assert ours.startswith("--xla_backend_extra_options=")
+    set_environment()
+    assert os.environ["XLA_FLAGS"] == ours
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=AVX2")
+    set_environment()
+    assert os.environ["XLA_FLAGS"] == f"--xla_cpu_max_isa=AVX2 {ours}"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_extra_options=")
+    set_environment()
+    assert os.environ["XLA_FLAGS"] == "--xla_backend_extra_options="
 
     monkeypatch.setenv("NCCL_NVLS_ENABLE", "0")
     monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION")
