@@ -73,10 +73,11 @@ def _answer(arguments: Sequence[str]) -> None:
 
     from alpaca_jax.evaluation import answering
     from alpaca_jax.evaluation.embedded import QUESTIONS
+    from alpaca_jax.generation.settings import Sampling
 
     as_json, source = values.pop("json"), _source_of(values)
     connection, asked = take_connection(values), values.pop(source)
-    decoding = answering.Decoding(**{name: values.pop(name) for name in _DECODING if name in values})
+    decoding = Sampling(**{name: values.pop(name) for name in _DECODING if name in values})
     questions, out = values.pop("input", QUESTIONS), values.pop("out")
     if source == "checkpoint":
         result = answering.from_checkpoint(questions, out, asked, decoding, **values)

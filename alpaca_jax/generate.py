@@ -13,7 +13,7 @@ from alpaca_jax.support.program import Flags, run_program
 if TYPE_CHECKING:
     from alpaca_jax.data.instructions import Record
     from alpaca_jax.generation.engine import Engine
-    from alpaca_jax.generation.sampling import Sampling
+    from alpaca_jax.generation.settings import Sampling
 
 _DESCRIPTION = """\
 A checkpoint answers.
@@ -40,7 +40,7 @@ def main() -> None:
     if values.out is not None:
         check_file_place(values.out)
 
-    from alpaca_jax.generation.sampling import Sampling
+    from alpaca_jax.generation.settings import Sampling
     from alpaca_jax.generation.watermark_files import read_watermark
 
     sampling = Sampling(

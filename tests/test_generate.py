@@ -14,7 +14,7 @@ from alpaca_jax.data.embedded import SEED_TASKS
 from alpaca_jax.data.instructions import Conversation, Message
 from alpaca_jax.generation import load
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.watermark_files import read_watermark
 from tests.checkpoints import write_checkpoint
 from tests.programs import run, the_one_line

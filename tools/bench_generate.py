@@ -137,7 +137,7 @@ def _ours(checkpoint: str, dtype: str, batch: int) -> _Model:
     import jax
 
     from alpaca_jax.generation.load import load_engine
-    from alpaca_jax.generation.sampling import Sampling
+    from alpaca_jax.generation.settings import Sampling
 
     before = _array_bytes(jax.live_arrays())
     engine = load_engine(checkpoint, dtype, slots=batch)

@@ -170,7 +170,7 @@ def true_positives(answers: Sequence[Answer], tokenizer: Tokenizer, watermark: W
 def ask_engine(checkpoint: str, records: Sequence[Instruction], watermark: Watermark) -> list[Answer]:
     """The answers of a model in this process."""
     from alpaca_jax.generation.load import load_engine
-    from alpaca_jax.generation.sampling import Sampling
+    from alpaca_jax.generation.settings import Sampling
 
     engine = load_engine(checkpoint, slots=_TOGETHER, watermark=watermark)
     sampling = Sampling(temperature=_TEMPERATURE, top_p=_TOP_P, max_new_tokens=_TOKENS)

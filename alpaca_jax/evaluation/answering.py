@@ -1,6 +1,5 @@
 """Models answer an instruction set: a checkpoint, a server, or a file of outputs that another program made."""
 
-import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from alpaca_jax.data.prompt import BOS, DEFAULT_TEMPLATE, EOS, Template, templat
 from alpaca_jax.evaluation.answer_file import answer_line, begin, lines_there, settings_of
 from alpaca_jax.evaluation.asking import ask_all
 from alpaca_jax.evaluation.questions import Question, answers_to, read_questions
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.remote.connection import Connection, key_and_address
 from alpaca_jax.remote.log import RequestLog
 from alpaca_jax.remote.protocol import Ask
@@ -23,41 +23,15 @@ if TYPE_CHECKING:
     from alpaca_jax.generation.requests import Piece
 
 
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-    """How answers are drawn; the defaults are those of Alpaca's demo.
-
-    Attributes:
-      temperature, top_p, max_new_tokens, seed: as in `generation.sampling.Sampling`; a server is not sent the seed.
-    """
-
-    temperature: float = 0.7
-    top_p: float = 0.9
-    max_new_tokens: int = 600
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuses what is out of range.
-
-        Raises:
-          UserError: with the flag.
-        """
-        checks = {
-            "temperature": (0 <= self.temperature <= 100, "a number from 0 to 100"),
-            "top_p": (0 < self.top_p <= 1, "a number above 0, at most 1"),
-            "max_new_tokens": (1 <= self.max_new_tokens <= 1_000_000, "a whole number from 1 to 1,000,000"),
-            "seed": (0 <= self.seed < 2**32, "a whole number from 0 to 4,294,967,295"),
-        }
-        for name, (holds, expected) in checks.items():
-            if not holds:
-                raise UserError(f"--{name}", expected=expected, found=str(getattr(self, name)), remedy="correct it")
+# Of the settings, those that can be chosen here, and are noted beside the answers. A server is not sent the seed.
+_CHOSEN = ("temperature", "top_p", "max_new_tokens", "seed")
 
 
 def from_checkpoint(
     questions_path: Path,
     out: Path,
     checkpoint: str,
-    decoding: Decoding,
+    decoding: Sampling,
     *,
     name: str | None = None,
     dtype: str | None = None,
@@ -87,7 +61,7 @@ def from_checkpoint(
         **_described(chosen),
     }
     name = name or Path(checkpoint).resolve().name
-    begin(out, {"model": name, **how, "decoding": dataclasses.asdict(decoding)}, questions_path)
+    begin(out, {"model": name, **how, "decoding": _recorded(decoding)}, questions_path)
     there = lines_there(out, questions)
     missing = [number for number, question in enumerate(questions) if question.id not in there]
     if there and missing:
@@ -113,16 +87,13 @@ def _run(
     engine: "Engine",
     questions: Sequence[Question],
     numbers: Sequence[int],
-    decoding: Decoding,
+    decoding: Sampling,
     finished: Callable[[int, str, str], None],
 ) -> None:
     """Answers the questions with these numbers; `finished` gets number, text and reason of each as it ends.
 
     All are looked at before the first is answered.
     """
-    from alpaca_jax.generation.sampling import Sampling
-
-    sampling = Sampling(**dataclasses.asdict(decoding))
     prompts = [engine.prompt_ids(questions[number].record) for number in numbers]
     for number, ids in zip(numbers, prompts, strict=True):
         engine.check_prompt(ids, questions[number].place)
@@ -135,7 +106,7 @@ def _run(
                 finished(number, "".join(texts), piece.finish_reason)
 
         # What is drawn depends on the question's number, and not on what stands beside it or was answered before.
-        engine.submit(ids, sampling, collect, draw=number)
+        engine.submit(ids, decoding, collect, draw=number)
     while engine.step():
         pass
 
@@ -144,7 +115,7 @@ def from_server(
     questions_path: Path,
     out: Path,
     model: str,
-    decoding: Decoding,
+    decoding: Sampling,
     connection: Connection,
     *,
     name: str | None = None,
@@ -178,13 +149,17 @@ def from_server(
     name = name or model
     key_and_address(connection.base_url)
     connection.account(model)  # refuses a budget without a price before anything is begun
-    begin(out, {"model": name, **how, "asked": model, "decoding": dataclasses.asdict(decoding)}, questions_path)
+    begin(out, {"model": name, **how, "asked": model, "decoding": _recorded(decoding)}, questions_path)
     asks = [_ask(question, model, decoding, chosen) for question in questions]
     counts = ask_all(asks, connection, out, settings_of(out), lambda log: _write(out, questions, log, name), "answers")
     return {"answers": len(questions), "model": name, "out": str(out), **counts}
 
 
-def _ask(question: Question, model: str, decoding: Decoding, template: Template | None) -> Ask:
+def _recorded(decoding: Sampling) -> dict[str, Any]:
+    return {name: getattr(decoding, name) for name in _CHOSEN}
+
+
+def _ask(question: Question, model: str, decoding: Sampling, template: Template | None) -> Ask:
     """The request for an answer: in a chat, or where there is a template, as a text to be continued."""
     return Ask(
         key=question.id,

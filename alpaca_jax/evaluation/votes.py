@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
 
 from alpaca_jax.evaluation.pairs import Letter, Pairs, Shown, vote_line
+from alpaca_jax.support.database import connected, explain_database_errors, make_or_recognise, transaction
 from alpaca_jax.support.errors import UserError, shorten
-from alpaca_jax.support.files import explain_os_errors
 
 Verdict: TypeAlias = Literal["a", "b", "tie"]
 
 _APPLICATION_ID = 0x616A766F  # in the file's header: "ajvo"
-_PATIENCE = 10.0  # seconds for another writer
+_EXPECTED = "an SQLite file with votes"
 _TABLES = """
 CREATE TABLE origin (pairs_sha256 TEXT NOT NULL) STRICT;
 CREATE TABLE votes (
@@ -58,21 +58,9 @@ class Votes:
 
     def __init__(self, path: Path, pairs: Pairs):
         self.path = path
-        with explain_os_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "ab+") as file:
-                file.seek(0)
-                if file.read(16) not in (b"", b"SQLite format 3\0"):
-                    self._refuse("an SQLite file with votes", "another kind of file", "choose another file")
-        try:
-            with self._connection() as connection:
-                # Readers and a writer at once. It is a property of the file, which only somebody alone may change.
-                if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
-                    connection.execute("PRAGMA journal_mode = WAL")
-                with _transaction(connection):
-                    self._make_or_check(connection, pairs)
-        except sqlite3.Error as error:
-            self._refuse("an SQLite file with votes", shorten(str(error)), "check the path and its permissions")
+        make_or_recognise(path, _EXPECTED)
+        with explain_database_errors(path, _EXPECTED), self._connection() as connection, transaction(connection):
+            self._make_or_check(connection, pairs)
 
     def add(self, annotator: str, shown: Shown, vote: Verdict, comment: str) -> bool:
         """Saves a vote; when this returns, it is on disk.
@@ -82,7 +70,7 @@ class Votes:
         """
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         row = Vote(annotator, shown.pair.id, shown.left, vote, comment, time)
-        with self._connection() as connection, _transaction(connection):
+        with self._connection() as connection, transaction(connection):
             connection.execute(
                 'INSERT INTO votes (annotator, pair, "left", vote, comment, time) VALUES (?, ?, ?, ?, ?, ?) '
                 "ON CONFLICT (annotator, pair) DO NOTHING",
@@ -103,7 +91,7 @@ class Votes:
         Returns:
           The vote; None, and nothing is removed, where the latest is on another pair or there is none.
         """
-        with self._connection() as connection, _transaction(connection):
+        with self._connection() as connection, transaction(connection):
             row = connection.execute(
                 'SELECT number, annotator, pair, "left", vote, comment, time FROM votes WHERE annotator = ? '
                 "ORDER BY number DESC LIMIT 1",
@@ -132,12 +120,9 @@ class Votes:
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
-        try:
+        with connected(self.path) as connection:
             connection.execute("PRAGMA synchronous = FULL")  # a vote outlives a power cut, too
             yield connection
-        finally:
-            connection.close()
 
     def _make_or_check(self, connection: sqlite3.Connection, pairs: Pairs) -> None:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
@@ -148,7 +133,7 @@ class Votes:
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.execute("INSERT INTO origin VALUES (?)", (pairs.sha256,))
         elif application != _APPLICATION_ID:
-            self._refuse("an SQLite file with votes", "one of another program", "choose another file")
+            self._refuse(_EXPECTED, "one of another program", "choose another file")
         if connection.execute("SELECT pairs_sha256 FROM origin").fetchall() != [(pairs.sha256,)]:
             self._refuse("votes on this pair file", "votes on another one", "name the pair file that it belongs to")
         known = {pair.id for pair in pairs.pairs}
@@ -176,15 +161,3 @@ def as_lines(votes: Votes, pairs_path: Path, pairs: Pairs, out: Path) -> list[di
         )
         for vote in votes.all()
     ]
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of the block or nothing of it, with the file to itself from the start."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

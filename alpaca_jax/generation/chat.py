@@ -5,7 +5,7 @@ from collections.abc import Callable
 from alpaca_jax.data.instructions import Conversation, Message
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.requests import Piece
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.support.errors import UserError
 
 _TOLD = "(the conversation has outgrown the model's context: its oldest turn is left out)\n"

@@ -20,7 +20,7 @@ from alpaca_jax.data.instructions import Record
 from alpaca_jax.data.prompt import Template
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.generation.requests import Piece, Request, rows_of
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.slots import Slots, admit, decode, empty_slots
 from alpaca_jax.generation.text_stream import Released, TextStream, TokenChoice
 from alpaca_jax.generation.watermark import REMEMBERED, Watermark
@@ -73,15 +73,9 @@ class Engine:
         context: int | None = None,
         watermark: Watermark | None = None,
     ):
-        longest = definition.config.max_position_embeddings
-        if context is not None and not 2 <= context <= longest:
-            raise UserError(
-                "--context",
-                expected=f"2 to {longest:,} tokens, the model's own",
-                found=f"{context:,}",
-                remedy="correct it",
-            )
-        self.tokenizer, self.template, self.context = tokenizer, template, context or longest
+        definition.config.check_context(context)
+        self.tokenizer, self.template = tokenizer, template
+        self.context = context or definition.config.max_position_embeddings
         self.definition, self.parameters, self._mesh = definition, parameters, mesh
         self.ends = end_ids(template, tokenizer)
         self._together = batch_divisor(mesh) if mesh else 1

@@ -9,7 +9,7 @@ from alpaca_jax.data.prompt import Template
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.requests import Piece
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.model.definition import Definition, Parameters
 
 

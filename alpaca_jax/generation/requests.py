@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from alpaca_jax.generation.sampling import Controls, Sampling
+from alpaca_jax.generation.sampling import Controls
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.slots import Rows
 from alpaca_jax.generation.text_stream import Released, TextStream, TokenChoice
 

@@ -107,6 +107,21 @@ class ModelConfig:
         scaling = None if scaling is None else scaling_from_json(scaling, source)
         return cls(**{**value, "rope_scaling": scaling})
 
+    def check_context(self, context: int | None) -> None:
+        """Refuses a length of prompt and answer together, in tokens, that the model was not made for; None is its own.
+
+        Raises:
+          UserError: it is longer, or has no room for a prompt and an answer.
+        """
+        longest = self.max_position_embeddings
+        if context is not None and not 2 <= context <= longest:
+            raise UserError(
+                "--context",
+                expected=f"2 to {longest:,} tokens, the model's own",
+                found=f"{context:,}",
+                remedy="correct it",
+            )
+
     def differences(self, other: "ModelConfig") -> list[str]:
         """What differs from another description, as `name: mine ≠ theirs`."""
         mine, theirs = self.to_json(), other.to_json()

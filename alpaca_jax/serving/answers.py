@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from alpaca_jax.data.prompt import Template
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.requests import Piece, Request
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.text_stream import TokenChoice
 from alpaca_jax.serving.engine_thread import EngineThread
 from alpaca_jax.serving.held_text import Blocked, HeldText, Stretch

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from alpaca_jax.data.instructions import Conversation, Message, Role
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.serving.answers import Answers
 from alpaca_jax.serving.refusal import Refusal, invalid, refuse_as_invalid
 from alpaca_jax.serving.responses import ChatForm, CompletionForm, Usage

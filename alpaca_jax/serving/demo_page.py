@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import gradio as gr
 
 from alpaca_jax.data.instructions import Instruction
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.serving.demo_panel import PLAIN, Panel, Updates
 from alpaca_jax.serving.demo_text import EXAMPLES, NOTICE, TAGLINE, TERMS, TITLE
 from alpaca_jax.serving.demo_visits import Visits

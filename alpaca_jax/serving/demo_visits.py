@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 
 from alpaca_jax.data.instructions import Instruction
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.serving.refusal import Refusal
 from alpaca_jax.serving.service import Service
 

@@ -9,14 +9,14 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from alpaca_jax.support.errors import UserError, shorten
+from alpaca_jax.support.database import connected, explain_database_errors, make_or_recognise, reading, transaction
+from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.files import explain_os_errors
 
 # Why an answer may be flagged, and what the file calls it.
@@ -31,8 +31,7 @@ LONGEST_DETAIL = 2_000  # characters of a visitor's own words
 LONGEST_TEXT = 200_000  # characters of an instruction, an input or an answer; the rest is cut off
 
 _APPLICATION, _VERSION = 0x616C7061, 1  # what SQLite's header says of the file: "alpa", and the form of its table
-_SQLITE = b"SQLite format 3\0"  # how any of its files begins
-_PATIENCE = 10.0  # seconds to wait for another writer
+_EXPECTED = "a file of flags and votes"
 _PAGES = 262_144  # of 4 KiB: the file takes at most 1 GiB of the disk
 _TABLE = """
 CREATE TABLE IF NOT EXISTS feedback (
@@ -85,16 +84,10 @@ class Feedback:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        with explain_os_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            with open(descriptor, "rb") as file:
-                begins = file.read(len(_SQLITE))
-        if begins not in (b"", _SQLITE):  # a short file, of any kind, SQLite would take for an empty database
-            raise _another_kind(self.path, "another kind of file")
-        with _explain_sqlite_errors(self.path):
+        make_or_recognise(self.path, _EXPECTED)
+        with explain_database_errors(self.path, _EXPECTED):
             # Looked at without a right to write: the first transaction changes the header of any database.
-            with _reading(self.path) as connection:
+            with reading(self.path) as connection:
                 if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                     _check_kind(connection, self.path)
             self._make_table()
@@ -149,18 +142,10 @@ class Feedback:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        # A connection a transaction: connections must not be shared between threads, and one is made in 0.2 ms.
-        with contextlib.closing(sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
+        with connected(self.path) as connection:
             connection.execute(f"PRAGMA max_page_count = {_PAGES}")
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(connection):
                 yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
 
 def export_feedback(path: str | Path, out: str | Path) -> int:
@@ -196,36 +181,14 @@ def export_feedback(path: str | Path, out: str | Path) -> int:
 
 
 def _rows(path: Path) -> Iterator[dict[str, object]]:
-    with _explain_sqlite_errors(path), _reading(path) as connection:
+    with explain_database_errors(path, _EXPECTED), reading(path) as connection:
         _check_kind(connection, path)
         connection.row_factory = sqlite3.Row
         for row in connection.execute("SELECT * FROM feedback ORDER BY time, rowid"):
             yield dict(row) | {"parameters": json.loads(row["parameters"])}
 
 
-def _reading(path: Path) -> contextlib.closing[sqlite3.Connection]:
-    address = f"{path.absolute().as_uri()}?mode=ro"
-    return contextlib.closing(sqlite3.connect(address, uri=True, timeout=_PATIENCE))
-
-
 def _check_kind(connection: sqlite3.Connection, path: Path) -> None:
     marks = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
     if marks != [_APPLICATION, _VERSION]:
-        raise _another_kind(path, "another database")
-
-
-def _another_kind(path: Path, found: str) -> UserError:
-    return UserError(str(path), expected="a file of flags and votes", found=found, remedy="choose another file")
-
-
-@contextlib.contextmanager
-def _explain_sqlite_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise UserError(
-            str(path),
-            expected="a file of flags and votes",
-            found=shorten(str(error)),
-            remedy="check the path and its permissions",
-        ) from error
+        raise UserError(str(path), expected=_EXPECTED, found="another database", remedy="choose another file")

@@ -6,7 +6,7 @@ from pathlib import Path
 from alpaca_jax.checkpoint.folder import CheckpointFolder
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.load import load_engine
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.watermark import Watermark
 from alpaca_jax.serving.service import ServedModel
 from alpaca_jax.support.hashing import sha256_file

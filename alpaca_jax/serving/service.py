@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from alpaca_jax.data.instructions import Instruction, Record
 from alpaca_jax.generation.engine import Engine
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.serving.answers import Answers, Delta, Job
 from alpaca_jax.serving.engine_thread import EngineThread
 from alpaca_jax.serving.metrics import Metrics

@@ -70,7 +70,9 @@ def serve(options: Options, environment: Mapping[str, str]) -> None:
         watermark = read_watermark(options.watermark_key) if options.watermark_key else None
         checkpoints = [options.checkpoint, *([options.compare] if options.compare else [])]
         for checkpoint in checkpoints:
-            template_to_use(CheckpointFolder.open(checkpoint), options.template)
+            folder = CheckpointFolder.open(checkpoint)
+            template_to_use(folder, options.template)
+            folder.model.check_context(options.context)
         Feedback(options.feedback)  # made, or refused, before minutes are spent on the weights
         models = load_models(
             checkpoints,

@@ -17,7 +17,7 @@ from alpaca_jax.checkpoint.store import Store
 from alpaca_jax.data.batches import epoch_batches
 from alpaca_jax.data.instructions import Instruction
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.model.definition import Parameters
 from alpaca_jax.parallel.mesh import batch_sharding, place_batch, without_context
 from alpaca_jax.parallel.processes import barrier, is_first, require_agreement, rows_of_this_process

@@ -24,7 +24,7 @@ from alpaca_jax.convert.importer import import_checkpoint
 from alpaca_jax.data.prompt import TEMPLATES, render_prompt
 from alpaca_jax.data.tokenizer import Tokenizer
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.model.definition import Definition, define
 from alpaca_jax.model.presets import preset
 

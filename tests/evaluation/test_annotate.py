@@ -142,7 +142,7 @@ def test_a_name_is_the_same_in_other_spaces_and_cases(served, client):
 
 
 def test_a_vote_that_the_file_does_not_take_is_not_confirmed(files, served, client, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("alpaca_jax.evaluation.votes._PATIENCE", 0.05)
+    monkeypatch.setattr("alpaca_jax.support.database._PATIENCE", 0.05)
     desk = Desk(client, served[0], "Anna")
     pair = desk.ask("start")["pair"]["id"]
     ballot = {"annotator": "Anna", "pair": pair, "choice": "left"}

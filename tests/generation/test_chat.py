@@ -7,7 +7,7 @@ import pytest
 from alpaca_jax.data.instructions import Conversation, Message
 from alpaca_jax.generation.chat import Chat, converse
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=8)
 

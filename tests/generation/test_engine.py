@@ -10,7 +10,7 @@ import pytest
 
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.requests import Piece
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.watermark import Watermark, detect
 from alpaca_jax.support.errors import UserError
 

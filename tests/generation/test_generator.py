@@ -13,7 +13,8 @@ from alpaca_jax.data.instructions import Conversation, Instruction, Message
 from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Controls, Sampling, choose
+from alpaca_jax.generation.sampling import Controls, choose
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.model.definition import define
 from alpaca_jax.parallel.mesh import make_mesh
 from alpaca_jax.support.errors import UserError

@@ -14,7 +14,7 @@ from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.watermark import Detection, Watermark, bias, detect, distinct_ngrams, green, threefry_2x32
 from alpaca_jax.model.definition import Definition, Parameters
 from alpaca_jax.support.errors import UserError

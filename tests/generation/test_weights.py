@@ -9,7 +9,7 @@ import pytest
 
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.generation.weights import form_of, quantise_all, separate_layers
 from alpaca_jax.model.cache import KVCache
 from alpaca_jax.model.definition import define

@@ -7,7 +7,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from tests.serving.server import Served, ask, metric
 
 PROMPT = "Which ocean washes the shores of Kenya?"

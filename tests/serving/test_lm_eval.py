@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alpaca_jax.convert.tokenizer_export import write_tokenizer
-from alpaca_jax.generation.sampling import Sampling
+from alpaca_jax.generation.settings import Sampling
 from tests.serving.conftest import GatedEngine
 from tests.serving.server import Served
 

@@ -92,6 +92,13 @@ def test_names_and_addresses():
     assert not is_loopback("localhost.example.org")
 
 
+def test_a_context_that_the_model_has_not_got_is_refused_before_a_file_is_made(checkpoint: Path, tmp_path: Path):
+    feedback = tmp_path / "feedback.sqlite"
+    flags = [f"--checkpoint={checkpoint}", "--port=0", "--context=100000", f"--feedback={feedback}"]
+    assert "--context" in the_one_line("serve", *flags)
+    assert not feedback.exists()
+
+
 def test_told_to_end_it_finishes_what_it_has_begun(checkpoint: Path, tmp_path: Path):
     command = [sys.executable, "-m", "alpaca_jax.serve", f"--checkpoint={checkpoint}", "--port=0", "--slots=1"]
     command += [f"--feedback={tmp_path / 'feedback.sqlite'}"]
