@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from alpaca_jax.data.embedded import TOKENIZER
 from alpaca_jax.data.instructions import Conversation, Instruction, Message
 from alpaca_jax.data.prompt import TEMPLATES
 from alpaca_jax.data.tokenizer import load_tokenizer
 from alpaca_jax.generation.generator import Generator
-from alpaca_jax.generation.sampling import Controls, choose
+from alpaca_jax.generation.sampling import Controls, choose, penalise
 from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.model.definition import define
 from alpaca_jax.parallel.mesh import make_mesh
@@ -147,6 +148,23 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
     assert set(draw(0.76)) == {0, 2, 3}
     shares = np.bincount(draw(1.0), minlength=4) / 4000
     np.testing.assert_allclose(shares, [0.5, 0.1, 0.25, 0.15], atol=0.03)
+
+
+def test_the_penalty_is_transformers():
+    """Of a token that a row has, a positive score is divided and a negative one multiplied; each row by its own."""
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    random = np.random.default_rng(4)
+    logits_BV = random.normal(size=(3, 50)).astype(np.float32)
+    tokens_BL = random.integers(50, size=(3, 20))
+    penalties_B = np.float32([1.7, 1.0, 0.6])
+    seen_BV = np.zeros((3, 50), bool)
+    np.put_along_axis(seen_BV, tokens_BL, True, axis=1)
+    ours_BV = penalise(jnp.asarray(logits_BV), jnp.asarray(seen_BV), jnp.asarray(penalties_B))
+    for row, penalty in enumerate(penalties_B):
+        process = RepetitionPenaltyLogitsProcessor(float(penalty))
+        theirs_1V = process(torch.tensor(tokens_BL[[row]]), torch.tensor(logits_BV[[row]]))
+        np.testing.assert_allclose(ours_BV[row], theirs_1V[0], rtol=1e-6)
 
 
 def test_temperature_sharpens():
