@@ -168,6 +168,24 @@ def test_a_service_that_does_not_answer_lets_nothing_pass(reply: Reply):
     assert refused.value.code == "moderation_unavailable"
 
 
+def test_of_both_either_stops_and_what_the_list_stops_is_not_sent_out(path: Path):
+    with serving(verdicts) as server:
+
+        def said(text: str) -> str | None:
+            filter = make_filter("both", {}, path, server.url)
+            assert filter
+            assert filter.reach == WordListFilter(path).reach
+            return verdict(filter, text)
+
+        assert said("nerve gas") == "wordlist"
+        assert not server.requests
+        assert said("a thrombomb") == "openai:violence"
+        assert said("an innocent text") is None
+        assert len(server.requests) == 2
+    with serving(lambda request: Reply(status=0)) as server, pytest.raises(Refusal):
+        said("an innocent text")
+
+
 def test_prompts_and_answers_are_stopped_counted_and_not_logged(
     model: ServedModel, path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
