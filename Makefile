@@ -49,9 +49,10 @@ smollm2: $(VENV)/run.installed
 whole-loop: $(VENV)/test.installed
 	$(BIN)/python -m tools.whole_loop --out=$(RUNS)/whole_loop
 
-# Two files of tests at a time: most of the time goes into compiling, which one core does.
+# Two files of tests at a time: most of the time goes into compiling, which one core does. In the order of
+# tests/conftest.py, which has the longest begin first.
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

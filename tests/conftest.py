@@ -26,6 +26,15 @@ install_import_hook([f"alpaca_jax.{name}" for name in _CHECKED], "beartype.beart
 pytest_plugins = ["tests.browser", "tests.openai_server", "tests.making"]  # their fixtures
 
 
+# Each is minutes of runs that wait for one another: begun last, they would leave a processor idle meanwhile.
+_LONGEST = ("test_fault_campaign.py", "test_faults.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; all others in the order in which they were found."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
+
+
 @pytest.fixture(scope="session")
 def packed_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded records in rows of 128, some held out."""

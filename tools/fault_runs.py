@@ -41,10 +41,10 @@ class Campaign:
 
     def __init__(self, folder: Path, seed: int, kills: int):
         self.folder, self.random, self.kills = folder, random.Random(seed), kills
+        # No cache of compiled programs: out of one, those of several devices of a CPU have ended at times, waiting for
+        # each other (`training.compilation`).
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
         }
         self.data, self.calm = folder / "data", folder / "calm"
