@@ -143,9 +143,12 @@ def test_digits_are_cut_apart_before_merging(tokenizer: Tokenizer, their_tokeniz
     assert len(their_tokenizer("x   =  12")["input_ids"]) == 7
 
 
-def test_logits_equal_transformers(definition: Definition, parameters: Any, tokenizer: Tokenizer, gguf: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_logits_equal_transformers(
+    definition: Definition, parameters: Any, tokenizer: Tokenizer, gguf: Path, dtype
+) -> None:
     """Prompts of 5 to 459 tokens, which lie in one packed row on our side."""
-    theirs = read_theirs(gguf, torch.float64)
+    theirs = read_theirs(gguf, dtype)
     texts = [_PROMPTS[0], _PROMPTS[15], _PROMPTS[-2] + "\n" + _PROMPTS[15], "\n".join(_PROMPTS)]
     prompts = [tokenizer.encode_prompt(text) for text in texts]
     lengths = list(map(len, prompts))
@@ -165,8 +168,8 @@ def test_logits_equal_transformers(definition: Definition, parameters: Any, toke
         with jax.default_matmul_precision(precision):
             return float(np.abs(np.asarray(logits(parameters))[0] - theirs_LV).max())
 
-    # Theirs in float32 are up to 1.6e-4 from their own in float64 on longer texts (tools/measure_logits.py), and so no
-    # measure. Ours are off by up to 1.7e-4 as XLA sums products, and by 4e-5 as `verify` has it done.
+    # Theirs in float32 are up to 1.6e-4 from their own in float64 on longer texts (tools/measure_logits.py), so both
+    # are the measure. Ours are off by up to 1.7e-4 as XLA sums products, and by 4e-5 as `verify` has it done.
     assert error(verify.sums_precision("float32")) < 1e-4
     assert error(None) < 2e-4
 
