@@ -5,8 +5,9 @@
 
 A fifth of the connections each: says nothing; sends a head byte by byte; sends a body that never ends; sends noise;
 asks for a long stream and does not read it (of these 16, since they are work for the model; the rest say nothing).
-They stay, and are opened anew when the server gives them up, while ordinary greedy requests go on one after another.
-All of these must be answered with the text that the server gave before.
+They stay, and come again some time after the server gives them up, so that there are more clients than connections; as
+soon as so many connections are open at the same time, ordinary greedy requests go on one after another. All of these
+must be answered with the text that the server gave before.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from alpaca_jax.support.errors import UserError
 from alpaca_jax.support.program import Flags, print_json, run_program
 
 _LONG_STREAMS = 16
+_MOST_SECONDS = 120
 _HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 _BODY = {"prompt": "The capital of Kenya is", "max_tokens": 16, "temperature": 0}
 
@@ -37,7 +39,7 @@ def main() -> None:
     flags.add_argument("--json", action="store_true", help="print one JSON object")
     values = flags.parse()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = values.connections + 200
+    needed = _clients(values.connections) + 200
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise UserError(
             "--connections", expected=f"room for {needed} open files", found=f"{hard}", remedy="ask for fewer"
@@ -50,23 +52,37 @@ def main() -> None:
         print("\n".join(f"{name:<24} {value}" for name, value in report.items()))
 
 
+def _clients(connections: int) -> int:
+    """How many clients have so many connections open, while others wait to come again."""
+    return connections * 3 // 2
+
+
 async def _load(port: int, connections: int, requests: int) -> dict[str, Any]:
     before, texts, _ = await _ordinary(port, requests)
     (text,) = set(texts)
-    opened = {"open": 0, "most": 0, "opened": 0}
-    clients = [asyncio.create_task(_bad_client(number, port, opened)) for number in range(connections)]
-    while opened["opened"] < connections:
+    opened = {"open": 0, "opened": 0}
+    clients = [asyncio.create_task(_bad_client(number, port, opened)) for number in range(_clients(connections))]
+    start = time.monotonic()
+    while opened["open"] < connections:
+        if time.monotonic() - start > _MOST_SECONDS:
+            raise UserError(
+                "--connections",
+                expected=f"{connections} open at the same time within {_MOST_SECONDS} s",
+                found=f"{opened['open']}",
+                remedy="ask for fewer, or raise the server's limit of open files",
+            )
         await asyncio.sleep(0.2)
+    counts = [opened["open"]]
+    watch = asyncio.create_task(_watch(opened, counts))
     during, answers, refused = await _ordinary(port, requests)
-    held = opened["open"]
+    watch.cancel()
     for client in clients:
         client.cancel()
     await asyncio.gather(*clients, return_exceptions=True)
     after, later, _ = await _ordinary(port, requests)
     return {
-        "connections": connections,
-        "open at the same time": opened["most"],
-        "open at the end": held,
+        "clients": len(clients),
+        "open at the same time": f"{min(counts):,} to {max(counts):,}, median {statistics.median(counts):,.0f}",
         "opened in all": opened["opened"],
         "ordinary requests": requests,
         "answered": len(answers),
@@ -77,6 +93,12 @@ async def _load(port: int, connections: int, requests: int) -> dict[str, Any]:
         "longest seconds during": round(max(during), 3),
         "median seconds after": round(statistics.median(after), 3),
     }
+
+
+async def _watch(opened: dict[str, int], counts: list[int]) -> None:
+    while True:
+        counts.append(opened["open"])
+        await asyncio.sleep(0.1)
 
 
 async def _ordinary(port: int, count: int) -> tuple[list[float], list[str], int]:
@@ -105,13 +127,12 @@ async def _bad_client(number: int, port: int, opened: dict[str, int]) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             opened["opened"] += 1
             opened["open"] += 1
-            opened["most"] = max(opened["most"], opened["open"])
             try:
                 await _misbehave(number, rng, reader, writer)
             finally:
                 opened["open"] -= 1
                 writer.transport.abort()
-        await asyncio.sleep(30 * rng.random())
+        await asyncio.sleep(5 * rng.random())
 
 
 async def _misbehave(

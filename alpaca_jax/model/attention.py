@@ -139,7 +139,7 @@ def _einsum(subscripts: str, a: Array, b: Array) -> Array:
 
 def cached_attention(
     q_BLHQ: Float[Array, "B L H Q"],
-    k_BKSQ: Float[Array, "B K S Q"],
+    k_BKQS: Float[Array, "B K Q S"],
     v_BKSQ: Float[Array, "B K S Q"],
     positions_BL: Int[Array, "B L"],
     window: int | None = None,
@@ -151,10 +151,10 @@ def cached_attention(
     the same bits.
     """
     batch, length, heads, head_dim = q_BLHQ.shape
-    _, kv_heads, slots, _ = k_BKSQ.shape
+    _, kv_heads, _, slots = k_BKQS.shape
     blocks = slots // SLOT_BLOCK if slots % SLOT_BLOCK == 0 else 1
     q_BKGLQ = q_BLHQ.reshape(batch, length, kv_heads, heads // kv_heads, head_dim).transpose(0, 2, 3, 1, 4)
-    scores = jnp.einsum("BKGLQ,BKSQ->BKGLS", q_BKGLQ, k_BKSQ, preferred_element_type=jnp.float32) * head_dim**-0.5
+    scores = jnp.einsum("BKGLQ,BKQS->BKGLS", q_BKGLQ, k_BKQS, preferred_element_type=jnp.float32) * head_dim**-0.5
     mask_BLS = visible(positions_BL, jnp.arange(slots)[None], window)
     scores = jnp.where(mask_BLS[:, None, None], scores, -jnp.inf)
     # Nothing is ever hidden from itself, so the largest score is a number.

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, Int
 from alpaca_jax.model.config import ModelConfig
 from alpaca_jax.parallel.sharding import constrain
 
-_AXES = ("layers", "batch", "activation_heads", "whole_sequence", "head_dim")
+_KEY_AXES = ("layers", "batch", "activation_heads", "head_dim", "whole_sequence")
+_VALUE_AXES = ("layers", "batch", "activation_heads", "whole_sequence", "head_dim")
 
 
 @jax.tree_util.register_dataclass
@@ -23,9 +24,9 @@ _AXES = ("layers", "batch", "activation_heads", "whole_sequence", "head_dim")
 class KVCache:
     """Keys and values of all layers; slot s holds the token at position s.
 
-    Each is one array [N, B, K, S, Q] where the layers' parameters are stacked, and a tuple of N arrays [B, K, S, Q]
-    where these are apart: no layer's part is then ever copied. Heads come before slots, so that attention's products
-    read a head's keys as they lie.
+    Keys are one array [N, B, K, Q, S] and values one [N, B, K, S, Q] where the layers' parameters are stacked. Where
+    these are apart, each is a tuple of N arrays: no layer's part is then ever copied. In either, what attention sums
+    over stands before what it gives, as a CPU would else turn all keys over for every token.
     """
 
     # Any: JAX rebuilds the class with whatever takes an array's place in a tree.
@@ -35,14 +36,14 @@ class KVCache:
     @classmethod
     def empty(cls, config: ModelConfig, batch: int, slots: int, dtype: DTypeLike, stacked: bool = True) -> "KVCache":
         """A cache for `batch` sequences of up to `slots` tokens."""
-        shape = (batch, config.num_kv_heads, slots, config.head_dim)
 
-        def zeros() -> Any:
+        def zeros(*of_a_head: int) -> Any:
+            shape = (batch, config.num_kv_heads, *of_a_head)
             if stacked:
                 return jnp.zeros((config.num_layers, *shape), dtype)
             return tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))
 
-        return cls(zeros(), zeros()).laid_out()
+        return cls(zeros(config.head_dim, slots), zeros(slots, config.head_dim)).laid_out()
 
     @property
     def stacked(self) -> bool:
@@ -52,7 +53,7 @@ class KVCache:
     @property
     def slots(self) -> int:
         """How many tokens a row has room for."""
-        return jax.tree.leaves(self.keys)[0].shape[-2]
+        return jax.tree.leaves(self.keys)[0].shape[-1]
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -61,7 +62,10 @@ class KVCache:
 
     def laid_out(self) -> "KVCache":
         """The same, rows and heads split over the mesh as activations are; outside a mesh it does nothing."""
-        return self._each(lambda x: constrain(x, *_AXES[-x.ndim :]))
+        return self._each(
+            lambda keys: constrain(keys, *_KEY_AXES[-keys.ndim :]),
+            lambda values: constrain(values, *_VALUE_AXES[-values.ndim :]),
+        )
 
     def write(
         self,
@@ -72,31 +76,39 @@ class KVCache:
     ) -> "KVCache":
         """New keys and values of one layer put into the slots of their positions; those beyond the last are dropped."""
         rows_B1 = jnp.arange(positions_BL.shape[0])[:, None]
+        slot_of_keys = rows_B1, slice(None), slice(None), positions_BL
+        slot_of_values = rows_B1, slice(None), positions_BL
 
-        def put(whole: Any, new_BLKQ: Array) -> Any:
+        def put(whole: Any, slot: tuple[Any, ...], new_BLKQ: Array) -> Any:
             new_BLKQ = new_BLKQ.astype(self.dtype)
             if self.stacked:
-                return whole.at[layer, rows_B1, :, positions_BL].set(new_BLKQ)
-            return (*whole[:layer], whole[layer].at[rows_B1, :, positions_BL].set(new_BLKQ), *whole[layer + 1 :])
+                return whole.at[layer, *slot].set(new_BLKQ)
+            return (*whole[:layer], whole[layer].at[slot].set(new_BLKQ), *whole[layer + 1 :])
 
-        return KVCache(put(self.keys, k_BLKQ), put(self.values, v_BLKQ))
+        return KVCache(put(self.keys, slot_of_keys, k_BLKQ), put(self.values, slot_of_values, v_BLKQ))
 
-    def layer(self, layer: Int[Array, ""] | int) -> tuple[Float[Array, "B K S Q"], Float[Array, "B K S Q"]]:
+    def layer(self, layer: Int[Array, ""] | int) -> tuple[Float[Array, "B K Q S"], Float[Array, "B K S Q"]]:
         """The keys and the values of one layer."""
         return self.keys[layer], self.values[layer]
 
     def resized(self, slots: int) -> "KVCache":
         """The same with room for more tokens or for fewer, whose slots beyond are lost."""
         more = (0, max(slots - self.slots, 0))
-        return self._each(lambda x: jnp.pad(x[..., :slots, :], [*[(0, 0)] * (x.ndim - 2), more, (0, 0)])).laid_out()
+
+        def padded(x: Array, slot_axis: int) -> Array:
+            return jnp.pad(x, [more if axis == x.ndim + slot_axis else (0, 0) for axis in range(x.ndim)])
+
+        return self._each(
+            lambda keys: padded(keys[..., :slots], -1), lambda values: padded(values[..., :slots, :], -2)
+        ).laid_out()
 
     def with_rows(self, other: "KVCache", rows_R: Int[Array, "R"]) -> "KVCache":
         """Rows of another cache, of no more slots, put in; row numbers that this one has not got are passed over."""
+        slots = other.slots
+        return KVCache(
+            jax.tree.map(lambda x, new: x.at[..., rows_R, :, :, :slots].set(new), self.keys, other.keys),
+            jax.tree.map(lambda x, new: x.at[..., rows_R, :, :slots, :].set(new), self.values, other.values),
+        ).laid_out()
 
-        def put(mine: Array, theirs: Array) -> Array:
-            return mine.at[..., rows_R, :, : theirs.shape[-2], :].set(theirs)
-
-        return jax.tree.map(put, self, other).laid_out()
-
-    def _each(self, change: Callable[[Array], Array]) -> "KVCache":
-        return jax.tree.map(change, self)
+    def _each(self, of_keys: Callable[[Array], Array], of_values: Callable[[Array], Array]) -> "KVCache":
+        return KVCache(jax.tree.map(of_keys, self.keys), jax.tree.map(of_values, self.values))

@@ -233,7 +233,7 @@ class Llama(nnx.Module):
         if isinstance(weight, Quantised):
             scores = self._scores_part_by_part(hidden_BLD)
         else:
-            scores = _scores(hidden_BLD, self.unembedding())
+            scores = _scores(hidden_BLD, self.unembedding(), self.config.tied_embeddings)
         if config.padded_vocab_size != config.vocab_size:
             scores = jnp.where(jnp.arange(config.padded_vocab_size) < config.vocab_size, scores, -jnp.inf)
         return constrain(scores, "batch", "sequence", "activation_vocab")
@@ -250,7 +250,7 @@ class Llama(nnx.Module):
             start = number * size
             some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis), weight)
             matrix = some.gathered(names, weight.dtype)
-            return _scores(hidden_BLD, matrix.T if axis == 0 else matrix)
+            return _scores(hidden_BLD, matrix.T if axis == 0 else matrix, axis == 0)
 
         scores_CBLc = jax.lax.map(part, jnp.arange(parts))
         return jnp.moveaxis(scores_CBLc, 0, 2).reshape(*hidden_BLD.shape[:2], -1)
@@ -267,5 +267,9 @@ class Llama(nnx.Module):
         return constrain(found_BLD, "batch", "sequence", "activation_embed")
 
 
-def _scores(hidden_BLD: Array, matrix_DV: Array) -> Array:
+def _scores(hidden_BLD: Array, matrix_DV: Array, turned: bool) -> Array:
+    """Scores of each hidden state; `turned` says that the matrix lies in memory with V first, as an embedding does."""
+    if turned:
+        # What lies with V first stands first in the product: as the second factor a CPU would turn all of it over.
+        return jnp.einsum("VD,BLD->VBL", matrix_DV.T, hidden_BLD, preferred_element_type=jnp.float32).transpose(1, 2, 0)
     return jnp.einsum("BLD,DV->BLV", hidden_BLD, matrix_DV, preferred_element_type=jnp.float32)

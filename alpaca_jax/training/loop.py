@@ -96,7 +96,8 @@ class _Loop:
         self._evaluates = "eval" in run.dataset.splits
         self._evaluation_step: Any = None
         # Without weights: it holds what is compiled, and the room for a second copy of the model is not taken up.
-        self._generator = Generator.of(run.definition, {}, run.tokenizer, run.template, without_context(run.mesh))
+        mesh = without_context(run.mesh)
+        self._generator = Generator.of(run.definition, {}, run.tokenizer, run.template, mesh, draws=False)
 
     def go(self) -> None:
         run, last = self._run, self._run.last_update

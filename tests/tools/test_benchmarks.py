@@ -4,8 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from alpaca_jax.data.embedded import SEED_TASKS, TOKENIZER
 from alpaca_jax.data.preparation import Request, prepare
+from alpaca_jax.data.tokenizer import load_tokenizer
+from tests.checkpoints import write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,3 +38,18 @@ def test_attention_is_checked_and_timed():
     assert 0 < lines["xla"]["error"] < 0.03
     assert lines["xla"]["milliseconds"] > 0
     assert "found cpu" in lines["splash"]["remark"]
+
+
+def test_decoding_is_timed_in_equal_steps_and_on_real_instructions(tmp_path):
+    checkpoint = write_checkpoint(tmp_path / "tiny")
+    flags = (f"--checkpoint={checkpoint}", "--batches=2", "--ours=float32", "--theirs=", "--rounds=1", "--json")
+    (step,) = json.loads(run("bench_generate.py", *flags, "--new_tokens=5", "--prompt_tokens=9"))["results"]
+    assert step["tokens_per_second"] == pytest.approx(2 / step["seconds"])
+    assert step["held_bytes"] >= step["needed_bytes"] > step["step_bytes"] > 0  # rows of the embedding are not all read
+    instructions = [{"instruction": f"Count to {end}.", "output": "one two " * end} for end in (1, 2, 3)]
+    (tmp_path / "three.json").write_text(json.dumps(instructions))
+    of_three = (f"--input={tmp_path / 'three.json'}", "--records=3")
+    (whole,) = json.loads(run("bench_generate.py", *flags, *of_three))["results"]
+    tokenizer = load_tokenizer(TOKENIZER)
+    tokens = sum(len(tokenizer.encode_prompt(each["output"])) + 1 for each in instructions)
+    assert whole["tokens_per_second"] == pytest.approx(tokens / whole["seconds"])
