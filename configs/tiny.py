@@ -20,7 +20,6 @@ def get_config(target: str = "cpu"):
     """The configuration for a target."""
     config = default_config()
     config.model.preset = "tiny"
-    config.model.remat = "none"  # there is memory to spare
     config.train.batch_rows = 4
     config.train.epochs = 20.0
     config.optimizer.learning_rate = 3e-3  # a model from random numbers takes a hundred times what fine-tuning does
@@ -35,4 +34,5 @@ def get_config(target: str = "cpu"):
         "How many degrees do the interior angles of a hexagon add up to?",
     )
     config.samples.max_new_tokens = 24
+    config.samples.every = 75
     return set_target(config, target, TARGETS)

@@ -56,7 +56,6 @@ class Engine:
       slots: how many answers are under way at the same time, at most; rounded up to what the mesh divides.
       context: the longest prompt and answer together, in tokens; None for the model's own.
       watermark: put into every answer; None for none.
-      draws: whether answers may have a temperature; without, there is half as much of a program to compile.
 
     Raises:
       UserError: the tokenizer has not got the template's special tokens, or the model has not got such a context.
@@ -73,7 +72,6 @@ class Engine:
         slots: int = 8,
         context: int | None = None,
         watermark: Watermark | None = None,
-        draws: bool = True,
     ):
         definition.config.check_context(context)
         self.tokenizer, self.template = tokenizer, template
@@ -81,7 +79,6 @@ class Engine:
         self.definition, self.parameters, self._mesh = definition, parameters, mesh
         self.ends = end_ids(template, tokenizer)
         self._together = batch_divisor(mesh) if mesh else 1
-        self._draws = draws
         self._width = REMEMBERED if watermark else 1
         self._slots = -(-slots // self._together) * self._together
         self._empty = jax.jit(
@@ -91,9 +88,7 @@ class Engine:
         self._admission = jax.jit(
             functools.partial(admit, definition), static_argnames="tells", donate_argnames="slots"
         )
-        self._decode = jax.jit(
-            functools.partial(decode, definition, watermark, self.ends, draws), donate_argnames="slots"
-        )
+        self._decode = jax.jit(functools.partial(decode, definition, watermark, self.ends), donate_argnames="slots")
         self._read = functools.cache(tokenizer.piece)
         self._reset()
 
@@ -167,10 +162,7 @@ class Engine:
 
         Raises:
           UserError: the prompt is empty, or fills the context.
-          ValueError: a temperature, where the engine cannot draw.
         """
-        if sampling.temperature and not self._draws:
-            raise ValueError(f"an engine made with draws=False was given the temperature {sampling.temperature}")
         self.check_prompt(prompt_ids)
         limit = min(sampling.max_new_tokens, self.context - len(prompt_ids))
         stream = TextStream(self.tokenizer.decode, sampling.stop)

@@ -31,11 +31,9 @@ class Generator:
         tokenizer: Tokenizer,
         template: Template,
         mesh: Mesh | None = None,
-        *,
-        draws: bool = True,
     ) -> "Generator":
         """One with an engine of its own; see `Engine`."""
-        return cls(Engine(definition, parameters, tokenizer, template, mesh, draws=draws))
+        return cls(Engine(definition, parameters, tokenizer, template, mesh))
 
     def on(self, parameters: Parameters) -> "Generator":
         """The same with other weights of the same shapes, types and shardings; what has been compiled serves both."""

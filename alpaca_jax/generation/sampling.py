@@ -39,11 +39,6 @@ def penalise(
     return jnp.where(seen_BV, lowered_BV, logits_BV)
 
 
-def likeliest(logits_BV: Float32[Array, "B V"]) -> Int32[Array, "B"]:
-    """The token of the highest score in each row; of several, the first, as `choose` has it at temperature 0."""
-    return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-
-
 def choose(logits_BV: Float32[Array, "B V"], keys_B: Key[Array, "B"], controls: Controls) -> Int32[Array, "B"]:
     """The next token of each row; a row's depends on its own scores, key and settings, and on nothing else.
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
-from alpaca_jax.generation.sampling import Controls, choose, likeliest, log_probabilities, penalise
+from alpaca_jax.generation.sampling import Controls, choose, log_probabilities, penalise
 from alpaca_jax.generation.watermark import Watermark, bias
 from alpaca_jax.model.cache import KVCache
 from alpaca_jax.model.definition import Definition, Parameters
@@ -133,12 +133,7 @@ def _tell_prompt(model: Llama, hidden_RPD: Array, tokens_RP: Array) -> Told:
 
 
 def decode(
-    definition: Definition,
-    watermark: Watermark | None,
-    ends: Collection[int],
-    draws: bool,
-    parameters: Parameters,
-    slots: Slots,
+    definition: Definition, watermark: Watermark | None, ends: Collection[int], parameters: Parameters, slots: Slots
 ) -> tuple[Slots, Int32[Array, "B"], Told]:
     """One token more in every slot.
 
@@ -146,7 +141,6 @@ def decode(
       definition: the model's structure.
       watermark: put into the answers; None for none.
       ends: the tokens that end an answer.
-      draws: whether rows may have a temperature.
       parameters: the model's weights.
       slots: as they are.
 
@@ -164,7 +158,7 @@ def decode(
     )
     if watermark is not None:
         scores_BV = bias(scores_BV, rows.recent_BW, watermark, ends)
-    token_B = choose(scores_BV, _keys(rows), rows.controls) if draws else likeliest(scores_BV)
+    token_B = choose(scores_BV, _keys(rows), rows.controls)
     silent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(log_probabilities, logits_BV, token_B))
     told = jax.lax.cond(jnp.any(rows.controls.tells_B), lambda: log_probabilities(logits_BV, token_B), lambda: silent)
     moved = dataclasses.replace(

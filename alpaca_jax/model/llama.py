@@ -229,11 +229,11 @@ class Llama(nnx.Module):
     def logits(self, hidden_BLD: Float[Array, "B L D"]) -> Float32[Array, "B L V"]:
         """Scores of the next token; -inf for the ids that only pad the vocabulary."""
         config = self.config
-        weight = (self.embedding if config.tied_embeddings else self.head).get_value()
-        if isinstance(weight, Quantised):
+        weight = self.embedding if config.tied_embeddings else self.head
+        if isinstance(weight.get_value(), Quantised):
             scores = self._scores_part_by_part(hidden_BLD)
         else:
-            scores = _scores(hidden_BLD, self.unembedding(), self.config.tied_embeddings)
+            scores = _scores(hidden_BLD, _use(weight, weight.get_value().dtype), config.tied_embeddings)
         if config.padded_vocab_size != config.vocab_size:
             scores = jnp.where(jnp.arange(config.padded_vocab_size) < config.vocab_size, scores, -jnp.inf)
         return constrain(scores, "batch", "sequence", "activation_vocab")
@@ -249,8 +249,7 @@ class Llama(nnx.Module):
         def part(number: Array) -> Array:
             start = number * size
             some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis), weight)
-            matrix = some.gathered(names, weight.dtype)
-            return _scores(hidden_BLD, matrix.T if axis == 0 else matrix, axis == 0)
+            return _scores(hidden_BLD, some.gathered(names, weight.dtype), self.config.tied_embeddings)
 
         scores_CBLc = jax.lax.map(part, jnp.arange(parts))
         return jnp.moveaxis(scores_CBLc, 0, 2).reshape(*hidden_BLD.shape[:2], -1)
@@ -267,9 +266,9 @@ class Llama(nnx.Module):
         return constrain(found_BLD, "batch", "sequence", "activation_embed")
 
 
-def _scores(hidden_BLD: Array, matrix_DV: Array, turned: bool) -> Array:
-    """Scores of each hidden state; `turned` says that the matrix lies in memory with V first, as an embedding does."""
-    if turned:
+def _scores(hidden_BLD: Array, matrix: Array, is_embedding: bool) -> Array:
+    """Scores of each hidden state, by an embedding [V, D] or by a head [D, V]."""
+    if is_embedding:
         # What lies with V first stands first in the product: as the second factor a CPU would turn all of it over.
-        return jnp.einsum("VD,BLD->VBL", matrix_DV.T, hidden_BLD, preferred_element_type=jnp.float32).transpose(1, 2, 0)
-    return jnp.einsum("BLD,DV->BLV", hidden_BLD, matrix_DV, preferred_element_type=jnp.float32)
+        return jnp.einsum("VD,BLD->VBL", matrix, hidden_BLD, preferred_element_type=jnp.float32).transpose(1, 2, 0)
+    return jnp.einsum("BLD,DV->BLV", hidden_BLD, matrix, preferred_element_type=jnp.float32)

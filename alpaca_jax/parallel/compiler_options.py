@@ -57,6 +57,15 @@ def compiler_options(chip: Chip | None) -> CompilerOptions:
     return dict(_TPU_V6E) if "TPU v6e" in chip.kinds else {}
 
 
+def options_of_what_runs_once(platform: str) -> CompilerOptions:
+    """Options for `jax.jit` of a program whose compilation takes longer than its only run.
+
+    On a CPU, random weights compile in 0.6 to 0.7 of the time without LLVM's costly passes, and run as fast, to the
+    same bits.
+    """
+    return {"xla_backend_optimization_level": 1} if platform == "cpu" else {}
+
+
 def set_environment() -> None:
     """Sets what XLA's libraries read from the environment, where it does not stand there yet; before JAX is used."""
     for name, value in _ENVIRONMENT.items():

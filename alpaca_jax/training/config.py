@@ -72,7 +72,9 @@ def default_config() -> ConfigDict:
                 "rows": 64,  # rows of that split to use; 0: all
             },
             "samples": {
-                "every": 0,  # updates between sample answers; 0: before the first and after the last only
+                # Updates between sample answers; 0: only those that there are in any case, after the last update and,
+                # of a checkpoint's weights, before the first.
+                "every": 0,
                 "instructions": (),  # answered greedily, to see what the model has learned
                 "max_new_tokens": 64,
             },

@@ -97,7 +97,7 @@ class _Loop:
         self._evaluation_step: Any = None
         # Without weights: it holds what is compiled, and the room for a second copy of the model is not taken up.
         mesh = without_context(run.mesh)
-        self._generator = Generator.of(run.definition, {}, run.tokenizer, run.template, mesh, draws=False)
+        self._generator = Generator.of(run.definition, {}, run.tokenizer, run.template, mesh)
 
     def go(self) -> None:
         run, last = self._run, self._run.last_update
@@ -121,7 +121,8 @@ class _Loop:
     def _begin(self) -> TrainState:
         state = self._run.start()
         self._evaluate(0, state)
-        self._sample(0, state)
+        if self._run.config.model.checkpoint:
+            self._sample(0, state)  # those of random numbers say nothing, and the first update would wait for them
         return state
 
     def _updates(self, step: Step, state: TrainState, last: int) -> None:

@@ -42,7 +42,7 @@ def announce(run: Run, start: int) -> None:
 
 
 def conclude(run: Run, logs: Logs, best: int | None, clock: Clock) -> None:
-    """Prints the sample answers before and after, the losses, where the time went and where everything lies.
+    """Prints the first sample answers and the last, the losses, where the time went and where everything lies.
 
     Args:
       run: the run.
@@ -51,13 +51,14 @@ def conclude(run: Run, logs: Logs, best: int | None, clock: Clock) -> None:
       clock: the time so far.
     """
     samples, evaluations, metrics = logs.all_samples(), logs.all_evaluations(), logs.metrics()
-    if len(samples) > 1:
-        first, last = samples[0], samples[-1]
+    if samples:
+        shown = samples if len(samples) < 3 else [samples[0], samples[-1]]
         table = Table(title="Greedy answers", show_lines=True, expand=True)
-        for heading in ("instruction", f"after update {first['step']}", f"after update {last['step']}"):
+        for heading in ("instruction", *(f"after update {sample['step']}" for sample in shown)):
             table.add_column(heading, ratio=1, overflow="fold")
-        for instruction, answer in last["answers"].items():
-            table.add_row(instruction, _one_line(first["answers"].get(instruction, "")), _one_line(answer))
+        for instruction in shown[-1]["answers"]:
+            answers = (_one_line(sample["answers"].get(instruction, "")) for sample in shown)
+            table.add_row(instruction, *answers)
         console.print(table, markup=False)
     if len(evaluations) > 1:
         first, last = evaluations[0], evaluations[-1]

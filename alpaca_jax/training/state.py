@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alpaca_jax.model.definition import Definition, Parameters
+from alpaca_jax.parallel.compiler_options import options_of_what_runs_once
 from alpaca_jax.parallel.sharding import parameter_shardings
 from alpaca_jax.training.precision import cast
 
@@ -70,7 +71,8 @@ def new_state(
         moments = optimiser.init(parameters)
         return TrainState(jnp.zeros((), jnp.int32), cast(parameters, parameter_dtype), moments)
 
-    return jax.jit(create, out_shardings=shardings)()
+    options = options_of_what_runs_once(shardings.step.mesh.devices.flat[0].platform)
+    return jax.jit(create, out_shardings=shardings, compiler_options=options)()
 
 
 def state_from(parameters: Parameters, optimiser: optax.GradientTransformation, shardings: TrainState) -> TrainState:

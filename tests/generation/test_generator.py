@@ -66,20 +66,11 @@ def by_whole_passes(parameters, prompt: list[int], count: int) -> list[int]:
     return tokens[len(prompt) :]
 
 
-@pytest.mark.parametrize("draws", [True, False])
-def test_greedy_equals_whole_passes_for_every_length_in_a_batch(definition, parameters, draws):
-    tokenizer, template = load_tokenizer(TOKENIZER), TEMPLATES["alpaca"]
-    generator = Generator.of(definition, parameters, tokenizer, template, draws=draws)
+def test_greedy_equals_whole_passes_for_every_length_in_a_batch(definition, parameters, generator):
     made = generator.continuations(PROMPTS, Sampling(temperature=0.0, max_new_tokens=12))
     for prompt, tokens in zip(PROMPTS, made, strict=True):
         assert tokens == by_whole_passes(parameters, prompt, 12)[: len(tokens)]
         assert len(tokens) == 12 or by_whole_passes(parameters, prompt, 12)[len(tokens)] == 2
-
-
-def test_an_engine_that_cannot_draw_is_not_asked_to(definition, parameters):
-    generator = Generator.of(definition, parameters, load_tokenizer(TOKENIZER), TEMPLATES["alpaca"], draws=False)
-    with pytest.raises(ValueError, match="temperature"):
-        generator.continuations(PROMPTS, Sampling(temperature=0.5, max_new_tokens=2))
 
 
 def test_a_mesh_changes_nothing(definition, parameters, generator):

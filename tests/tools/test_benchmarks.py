@@ -32,6 +32,16 @@ def test_the_loader_is_timed(tmp_path):
     assert re.search(r"rows of 256, batches of 8: median \d+\.\d M places/s, \d+\.\d M tokens/s", said)
 
 
+def test_the_start_is_timed(tmp_path):
+    (timed,) = json.loads(run("bench_start.py", "--rounds=1", "--json"))["runs"]
+    assert timed["folder"] == str(ROOT)
+    assert 1 < timed["seconds"][0] < 300
+    program = [sys.executable, str(ROOT / "tools/bench_start.py"), f"--against={tmp_path}"]
+    end = subprocess.run(program, cwd=ROOT, env={"PYTHONPATH": "."}, capture_output=True, text=True, check=False)
+    assert end.returncode == 2
+    assert f"no alpaca_jax/train.py in {tmp_path}" in end.stderr
+
+
 def test_attention_is_checked_and_timed():
     said = run("bench_attention.py", "--shapes=2x256x4x2x16", "--rounds=1", "--seconds=0.01", "--json")
     lines = {line["kernel"]: line for line in json.loads(said)["results"]}
