@@ -44,11 +44,11 @@ def main() -> None:
                     times[place].append(seconds)
     ratios = [here / there for here, there in zip(*times, strict=True)] if len(trees) == 2 else []
     if values.json:
-        runs = [{"folder": str(tree), "seconds": seconds} for tree, seconds in zip(trees, times, strict=True)]
+        runs = [{"folder": str(tree), "seconds": taken} for tree, taken in zip(trees, times, strict=True)]
         print_json({"runs": runs, "ratios": ratios})
         return
-    for tree, seconds in zip(trees, times, strict=True):
-        print(f"{statistics.median(seconds):6.2f} s  {tree}  ({min(seconds):.2f} to {max(seconds):.2f})")
+    for tree, taken in zip(trees, times, strict=True):
+        print(f"{statistics.median(taken):6.2f} s  {tree}  ({min(taken):.2f} to {max(taken):.2f})")
     if ratios:
         print(f"{statistics.median(ratios):6.2f} of the time  ({min(ratios):.2f} to {max(ratios):.2f})")
 
