@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,6 +143,7 @@ def _read(values: argparse.Namespace) -> "tuple[list[str | Record], list[dict]]"
     for number, record in read_json_lines(values.input):
         prompts.append(_prompt_of(record, f"{values.input}, line {number}"))
         records.append(record)
+        _check_unicode(json.dumps(record, ensure_ascii=False), f"{values.input}, line {number}")  # it is written again
     if not prompts:
         raise UserError(values.input, expected="at least one line", found="none", remedy="check the file")
     return prompts, records
@@ -171,7 +173,17 @@ def _prompt_of(record: object, place: str) -> "str | Record":
     if (length := sum(map(len, texts))) > _LONGEST_PROMPT:
         found = f"{length:,}"
         raise UserError(place, expected=f"1 to {_LONGEST_PROMPT:,} characters", found=found, remedy="shorten it")
+    for text in texts:
+        _check_unicode(text, place)
     return prompt
+
+
+def _check_unicode(text: str, place: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        found, remedy = "half of a surrogate pair, or bytes that are not UTF-8", "correct it"
+        raise UserError(place, expected="Unicode text", found=found, remedy=remedy) from error
 
 
 if __name__ == "__main__":

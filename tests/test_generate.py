@@ -99,6 +99,13 @@ def test_a_chat_answers_each_line_with_those_before_it_in_mind(model: Model, mon
     assert model.answer("--chat", "--temperature=0", "--max_new_tokens=8") == f"{first.lstrip()}\n{second.lstrip()}\n"
 
 
+def test_half_a_character_in_any_field_of_a_file_is_refused_before_the_work(tmp_path: Path):
+    for record in ('{"prompt": "\\ud83d"}', '{"prompt": "a", "note": "\\ud83d"}'):
+        (tmp_path / "asked.jsonl").write_text(record)
+        flags = [f"--input={tmp_path}/asked.jsonl", f"--out={tmp_path}/answered.jsonl"]
+        assert "asked.jsonl, line 1: expected Unicode text" in the_one_line("generate", "--checkpoint=nowhere", *flags)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -106,6 +113,7 @@ def test_a_chat_answers_each_line_with_those_before_it_in_mind(model: Model, mon
         (["--chat", "--prompt=a"], "found --prompt, --chat"),
         (["--prompt=a", "--out=b"], "found --prompt, --out"),
         (["--prompt="], "--prompt: expected"),
+        (["--prompt=\udcff"], "--prompt: expected Unicode text"),
         (["--prompt=a", "--context=b"], "--context: expected --instruction with it; found --prompt"),
         ([f"--input={SEED_TASKS}", "--out=/proc/new"], "/proc/new: expected to write there"),
         ([f"--input={SEED_TASKS}", "--out="], "expected a file to write; found a folder"),

@@ -43,14 +43,17 @@ def write_tokenizer(tokenizer: "Tokenizer", vocab_size: int, folder: Path) -> in
     files = tokenizer_files.find(folder)
     config_path = folder / "tokenizer_config.json"
     config: dict[str, Any] = dict(files.config)
-    if not config:
-        config = _new_config(tokenizer)
-        if files.kind == "sentencepiece":
-            description = _tokenizer_json(tokenizer_files.parse_sentencepiece(files))
-            if description is None:
-                config["tokenizer_class"] = "LlamaTokenizer"
-            else:
-                write_json_atomic(folder / "tokenizer.json", description)
+    if files.kind == "sentencepiece":
+        description = _tokenizer_json(tokenizer_files.parse_sentencepiece(files))
+        if description is not None:
+            write_json_atomic(folder / "tokenizer.json", description)
+        if not config:
+            config = _new_config(tokenizer) | ({} if description else {"tokenizer_class": "LlamaTokenizer"})
+        elif files.add_bos_token is None:
+            # Unsaid, transformers from its fifth version on takes it for no.
+            config["add_bos_token"] = _adds_bos(tokenizer)
+            write_json_atomic(config_path, config)
+    config = config or _new_config(tokenizer)
     if vocab_size == tokenizer.vocab_size + 1 and not config.get("pad_token"):
         added = config.get("added_tokens_decoder", {})
         config |= {"pad_token": _PAD, "added_tokens_decoder": added | {str(vocab_size - 1): _added_token(_PAD)}}
@@ -69,8 +72,11 @@ def _new_config(tokenizer: "Tokenizer") -> dict[str, Any]:
         "eos_token": tokenizer.piece(tokenizer.eos_id),
         "clean_up_tokenization_spaces": False,
     }
-    adds_bos = tokenizer.bos_id is not None and tokenizer.encode_prompt("a")[:1] == [tokenizer.bos_id]
-    return config | {"add_bos_token": adds_bos, "add_eos_token": False}
+    return config | {"add_bos_token": _adds_bos(tokenizer), "add_eos_token": False}
+
+
+def _adds_bos(tokenizer: "Tokenizer") -> bool:
+    return tokenizer.bos_id is not None and tokenizer.encode_prompt("a")[:1] == [tokenizer.bos_id]
 
 
 def _added_token(content: str) -> dict[str, Any]:

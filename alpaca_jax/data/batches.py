@@ -85,9 +85,14 @@ class TrainingBatches:
 
 
 def epoch_batches(
-    dataset: PackedDataset, split: str, batch_rows: int, process_index: int = 0, process_count: int = 1
+    dataset: PackedDataset,
+    split: str,
+    batch_rows: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    rows: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches that hold every row of a split exactly once, in stored order, for evaluation; the arrays are [R, L].
+    """Batches that hold the first `rows` of a split, or all, exactly once, in stored order; the arrays are [R, L].
 
     The last batch is filled up with rows of zeros (segment 0, nothing trained). All processes get equally many batches.
 
@@ -95,14 +100,18 @@ def epoch_batches(
       UserError: no such split, or a batch that does not divide among the processes.
     """
     local_rows = _local_rows(batch_rows, process_index, process_count)
-    return _epoch(dataset.source(split), dataset.seq_len, batch_rows, process_index * local_rows, local_rows)
+    source = dataset.source(split)
+    wanted = len(source) if rows is None else min(rows, len(source))
+    return _epoch(source, dataset.seq_len, wanted, batch_rows, process_index * local_rows, local_rows)
 
 
-def _epoch(source: Any, seq_len: int, batch_rows: int, offset: int, local_rows: int) -> Iterator[dict[str, np.ndarray]]:
+def _epoch(
+    source: Any, seq_len: int, rows: int, batch_rows: int, offset: int, local_rows: int
+) -> Iterator[dict[str, np.ndarray]]:
     empty = {name: np.zeros(seq_len, dtype) for name, dtype in ROW_DTYPES.items()}
-    for start in range(0, len(source), batch_rows):
+    for start in range(0, rows, batch_rows):
         numbers = range(start + offset, start + offset + local_rows)
-        yield _stack([source[number] if number < len(source) else empty for number in numbers])
+        yield _stack([source[number] if number < rows else empty for number in numbers])
 
 
 def _local_rows(batch_rows: int, process_index: int, process_count: int) -> int:

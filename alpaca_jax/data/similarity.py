@@ -15,6 +15,9 @@ from collections.abc import Callable
 import numpy as np
 
 _TOKEN = re.compile(r"[a-z0-9]+")
+# Scripts without spaces between words: each character counts as one.
+_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
+_WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
 # A bound computed in floats must not lose a text that the measure, computed in other floats, puts above the threshold.
 _SLACK = 1e-9
 
@@ -26,6 +29,20 @@ def tokenise(text: str) -> list[str]:
     ['don', 't', 'stop', 'caf', 'no', '9']
     """
     return _TOKEN.findall(text.lower())
+
+
+def tokenise_any(text: str) -> list[str]:
+    """The words of a text in any language, in lower case.
+
+    >>> tokenise_any("Où est l'été? 東京")
+    ['où', 'est', 'l', 'été', '東', '京']
+    """
+    return _WORD.findall(text.lower())
+
+
+def plain(text: str) -> str:
+    """A text without what two equal ones may differ in: case, and white space."""
+    return " ".join(text.casefold().split())
 
 
 def f_measure(lcs: np.ndarray, length: int, lengths: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca_jax.data.instructions import Conversation, Record, read_records
-from alpaca_jax.data.similarity import SimilarityIndex
+from alpaca_jax.data.similarity import SimilarityIndex, plain, tokenise_any
 from alpaca_jax.support.progress import track
 
 # A training record may be near several questions; so many of them are looked at.
@@ -29,10 +29,10 @@ def contamination(training: Sequence[Path], questions: Mapping[str, str], thresh
     Raises:
       UserError: a training file that cannot be read.
     """
-    index, names, exact = SimilarityIndex(), list(questions), dict[str, list[str]]()
+    index, names, exact = SimilarityIndex(tokenise_any), list(questions), dict[str, list[str]]()
     for name, text in questions.items():
         index.add(text)
-        exact.setdefault(_plain(text), []).append(name)
+        exact.setdefault(plain(text), []).append(name)
     matches: list[dict[str, Any]] = []
     records = 0
     for path in training:
@@ -40,7 +40,7 @@ def contamination(training: Sequence[Path], questions: Mapping[str, str], thresh
             records += 1
             for text in _asked(located.record):
                 found = {names[one.number]: one.f for one in index.nearest(text, threshold, _MOST)}
-                same = exact.get(_plain(text), [])
+                same = exact.get(plain(text), [])
                 for name in dict.fromkeys([*same, *found]):
                     match = {"question": name, "text": questions[name], "record": located.place, "record_text": text}
                     matches.append(match | {"f": found.get(name, 1.0), "exact": name in same})
@@ -61,7 +61,3 @@ def _asked(record: Record) -> list[str]:
     if isinstance(record, Conversation):
         return [message.content for message in record.messages if message.role == "user"]
     return [record.question]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())

@@ -15,7 +15,7 @@ import numpy as np
 
 from alpaca_jax.data.embedded import SEED_TASKS
 from alpaca_jax.data.instructions import Conversation, Instruction, Located, read_records
-from alpaca_jax.data.similarity import SimilarityIndex
+from alpaca_jax.data.similarity import SimilarityIndex, tokenise_any
 from alpaca_jax.evaluation.diversity_figure import NEAR_DUPLICATE, OBJECTS, VERBS, draw
 from alpaca_jax.evaluation.diversity_page import render
 from alpaca_jax.evaluation.diversity_verbs import Request, requests_of
@@ -243,7 +243,7 @@ def _count_verbs(requests: Sequence[Request | None]) -> list[Verb]:
 
 def _nearest_seeds(instructions: Sequence[str], seeds: Sequence[str]) -> list[Alike]:
     """For each instruction the seed most like it; where it shares no word with any, the seed is empty."""
-    index = SimilarityIndex()
+    index = SimilarityIndex(tokenise_any)
     for seed in seeds:
         index.add(seed)
     alike = []

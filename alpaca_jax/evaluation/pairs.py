@@ -179,7 +179,8 @@ def read_key(pairs_path: Path, pairs: Pairs) -> Key:
         isinstance(fields["a"], dict)
         and isinstance(fields["identical"], list)
         and fields["a"].keys() == {pair.id for pair in pairs.pairs}
-        and set(fields["a"].values()) <= {"model", "baseline"}
+        and all(writer in ("model", "baseline") for writer in fields["a"].values())
+        and all(isinstance(name, str) for name in fields["identical"])
         and all(isinstance(fields[name], str) for name in ("model", "baseline"))
     ):
         _refuse(

@@ -58,7 +58,8 @@ def ranking_plot(models: Sequence[dict[str, Any]]) -> bytes:
     """Strengths of models on Elo's scale, with their intervals."""
     with _axes(8, 0.8 + 0.32 * len(models)) as (axes, picture):
         for place, one in enumerate(models):
-            axes.plot(one["elo_ci95"], [place, place], color=_INK, linewidth=2, solid_capstyle="round")
+            if one["elo_ci95"]:
+                axes.plot(one["elo_ci95"], [place, place], color=_INK, linewidth=2, solid_capstyle="round")
             axes.plot([one["elo"]], [place], "o", color=_WIN, markersize=6)
         axes.set(ylim=(len(models) - 0.5, -0.5), xlabel="Bradley–Terry strength, Elo's scale (95% interval)")
         axes.set_yticks(range(len(models)), [_label(one["model"]) for one in models])

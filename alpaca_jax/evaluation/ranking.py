@@ -3,6 +3,7 @@
 K models, N votes.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -66,8 +67,8 @@ def rank(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _entry(model: str, beta: float, error: float, votes: int) -> dict[str, Any]:
-    ends = [float(beta + z * error) for z in (-Z95, Z95)]
-    elo = {"elo": _elo(beta), "elo_ci95": [_elo(end) for end in ends]}
+    ends = [float(beta + z * error) for z in (-Z95, Z95)] if math.isfinite(error) else None
+    elo = {"elo": _elo(beta), "elo_ci95": ends and [_elo(end) for end in ends]}
     return {"model": model, "strength": float(beta), "ci95": ends, **elo, "votes": int(votes)}
 
 
@@ -87,11 +88,19 @@ def _fit(matches: Sequence[_Match], count: int) -> tuple[np.ndarray, np.ndarray]
         # Nothing but ties is predicted perfectly as well, and says where the strengths are.
         warnings.simplefilter("ignore", PerfectSeparationWarning)
         # Only differences count: the first model is held at 0, and all are moved to mean 0 afterwards.
-        fit = GLM(scores_N, x_NK[:, 1:], family=Binomial()).fit(cov_type="cluster", cov_kwds={"groups": groups_N})
+        model = GLM(scores_N, x_NK[:, 1:], family=Binomial())
+        if len(units) < 2 or len(matches) < count:  # nothing is left to tell an error from
+            with np.errstate(invalid="ignore", divide="ignore"):  # statsmodels divides by the votes left over
+                return _centred(np.concatenate([[0.0], model.fit().params])), np.full(count, np.nan)
+        fit = model.fit(cov_type="cluster", cov_kwds={"groups": groups_N})
     centre_KK = np.eye(count) - 1 / count
     covariance_KK = np.zeros((count, count))
     covariance_KK[1:, 1:] = fit.cov_params()
-    return centre_KK @ np.concatenate([[0.0], fit.params]), np.sqrt(np.diag(centre_KK @ covariance_KK @ centre_KK))
+    return _centred(np.concatenate([[0.0], fit.params])), np.sqrt(np.diag(centre_KK @ covariance_KK @ centre_KK))
+
+
+def _centred(beta_K: np.ndarray) -> np.ndarray:
+    return beta_K - beta_K.mean()
 
 
 def _elo(strength: float) -> float:

@@ -35,9 +35,9 @@ class Chat:
         ids = self._engine.prompt_ids(Conversation(tuple(asked)))
         while len(ids) >= self._engine.context and len(asked) > 1:
             asked = asked[2:]
-            self._write(_TOLD)
             ids = self._engine.prompt_ids(Conversation(tuple(asked)))
         self._engine.check_prompt(ids, "message")
+        self._write(_TOLD * ((len(self._turns) + 1 - len(asked)) // 2))
         answer = self._engine.template.answer_in(self._answer(ids))
         self._turns = [*asked, Message("assistant", answer)]
         return answer

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import urllib.parse
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -106,7 +107,7 @@ def key_and_address(
             found="no such variable",
             remedy=f"set it, or name a server that needs none with {flag}",
         )
-    if address and not address.startswith(("http://", "https://")):
+    if address and not _is_address(address):
         raise UserError(
             flag if base_url else "OPENAI_BASE_URL",
             expected="an http or https address",
@@ -114,6 +115,14 @@ def key_and_address(
             remedy="give it with its scheme, such as http://127.0.0.1:8000/v1",
         )
     return key, address
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and text.isprintable()
+    except ValueError:  # a port that is no number, or too large
+        return False
 
 
 CONNECTION_FLAGS = tuple(field.name for field in dataclasses.fields(Connection))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alpaca_jax.remote.log import Answer, Choice, now
+from alpaca_jax.support.errors import shorten
 from alpaca_jax.support.hashing import sha256_text
 
 # Bytes of text to a token, where tokens must be estimated; no token has less than one byte.
@@ -123,11 +124,13 @@ def read_answer(call: Call, body: str, request_id: str | None) -> Answer:
     """
     ask = call.ask
     try:
-        value = json.loads(body)
+        # Half of a surrogate pair, which no file holds, becomes "?": the answer is what the log will say that it was.
+        value = json.loads(json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace"))
         choices = sorted(value["choices"], key=lambda choice: choice.get("index", 0))
         texts = [choice["message"]["content"] if ask.chat else choice["text"] for choice in choices]
         # A chat model that refuses answers with null.
-        read = tuple(Choice(text or "", one.get("finish_reason")) for text, one in zip(texts, choices, strict=True))
+        reasons = [choice.get("finish_reason") for choice in choices]
+        read = tuple(Choice(text or "", reason) for text, reason in zip(texts, reasons, strict=True))
         usage = value.get("usage") or {}
         counts: list[Any] = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         name = value.get("id")
@@ -135,6 +138,8 @@ def read_answer(call: Call, body: str, request_id: str | None) -> Answer:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     if len(read) != len(call.prompts) or not all(isinstance(text, str) for text, _ in read):
         raise ValueError(f"{len(read)} answers to {len(call.prompts)} prompts")
+    if not all(reason is None or isinstance(reason, str) for reason in reasons):
+        raise ValueError(f"a `finish_reason` that is no text: {shorten(str(reasons))}")
     measured = all(isinstance(count, int) and count >= 0 for count in counts)
     if not measured:
         counts = [_estimate(call.prompts), _estimate([choice.text for choice in read])]

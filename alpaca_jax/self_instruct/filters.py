@@ -5,7 +5,7 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-from alpaca_jax.data.similarity import SimilarityIndex, tokenise
+from alpaca_jax.data.similarity import SimilarityIndex, tokenise, tokenise_any
 
 LEAST_WORDS, MOST_WORDS = 4, 150
 _MOST_SIMILAR = 10
@@ -15,18 +15,6 @@ _UNFIT = re.compile(
     r"\b(?:images?|graphs?|pictures?|files?|maps?|draw|plot|go to|video|audio|music|flowchart|diagram)\b", re.I
 )
 _PROGRAM = "write a program"
-# Scripts without spaces between words: each character counts as one.
-_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0e7f"
-_WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
-
-
-def tokenise_any(text: str) -> list[str]:
-    """The words of a text in any language, in lower case.
-
-    >>> tokenise_any("Où est l'été? 東京")
-    ['où', 'est', 'l', 'été', '東', '京']
-    """
-    return _WORD.findall(text.lower())
 
 
 def unfit(instruction: str, *, english: bool) -> str | None:

@@ -42,6 +42,11 @@ class Output:
         """Whether the next record's provenance is in the file, so that it need not be found out."""
         return self.count < self._with_source
 
+    @property
+    def records(self) -> int:
+        """How many the file holds; more than this run has come to, where it was asked for fewer than one before."""
+        return max(self.count, len(self._there))
+
     def write(self, record: Instruction, source: dict[str, Any]) -> None:
         """Adds a record and its provenance, each unless it is there.
 

@@ -50,7 +50,7 @@ async def _make(
         predicted = pipeline.predicted()
         priced = all(account.knows(model) for model in {settings.model, settings.judge or settings.model})
         return {
-            "records": output.count,
+            "records": output.records,
             "requests": len(log.answers),
             "rejected": dict(sorted(pipeline.rejected.items())),
             "prompt_tokens": account.prompt_tokens,

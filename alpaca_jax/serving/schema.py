@@ -214,7 +214,9 @@ def _explained(error: ValidationError) -> Refusal:
     if first["type"] != "missing" and (words := _EITHER.get(str(first["loc"][0]))):
         return invalid(f"{first['loc'][0]}: expected {words}.", str(first["loc"][0]), "invalid_value")
     # What follows a field may be the library's names of the types that it has tried.
-    place = [str(part) for part in first["loc"] if not str(part).startswith(("constrained-", "list[", "str", "int"))]
+    kinds = [str(part) for part in first["loc"][1:]]
+    inner = [kind for kind in kinds if kind not in ("str", "int") and not kind.startswith(("constrained-", "list["))]
+    place = [str(first["loc"][0]), *inner]
     param = ".".join(place)
     if first["type"] == "missing":
         return invalid(f"{param}: this field is needed.", param, "missing_required_parameter")

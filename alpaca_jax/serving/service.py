@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from typing import TypeAlias
 
-from alpaca_jax.data.instructions import Instruction, Record
+from alpaca_jax.data.instructions import Conversation, Instruction, Record
 from alpaca_jax.generation.engine import Engine
 from alpaca_jax.generation.settings import Sampling
 from alpaca_jax.serving.answers import Answers, Delta, Job
@@ -170,15 +170,15 @@ class Service:
         except UserError as error:
             refuse_as_invalid(error)
         most = served.engine.tokenizer.vocab_size
-        for ids in found:
+        for prompt, ids in zip(prompts, found, strict=True):
             if not ids:
-                raise invalid("The prompt is empty. Give it a text.", "prompt")
+                raise invalid("The prompt is empty. Give it a text.", _field_of(prompt))
             if len(ids) >= served.context:
                 message = (
                     f"This model's context is {served.context} tokens, of which the prompt takes {len(ids)}. "
                     "Shorten it, so that there is room for an answer."
                 )
-                raise invalid(message, "prompt", "context_length_exceeded")
+                raise invalid(message, _field_of(prompt), "context_length_exceeded")
             if not 0 <= min(ids) <= max(ids) < most:
                 raise invalid(f"The tokens of a prompt are numbers from 0 to {most - 1}.", "prompt")
         return tuple(found)
@@ -197,7 +197,12 @@ class Service:
             if reason:
                 self.metrics.blocked.labels("prompt", reason).inc()
                 message = "The content filter does not let this prompt pass. Change it."
-                raise invalid(message, "prompt", "content_filter")
+                raise invalid(message, _field_of(prompt), "content_filter")
+
+
+def _field_of(prompt: Prompt) -> str:
+    """The field of a request that a prompt came in."""
+    return "messages" if isinstance(prompt, Conversation) else "prompt"
 
 
 def _text_of(prompt: Prompt, served: ServedModel) -> str:

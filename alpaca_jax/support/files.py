@@ -4,6 +4,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -29,6 +30,8 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> None:
     """
     path = Path(path)
     with explain_os_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -99,7 +102,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     Raises:
       UserError: `path` exists and is not an empty folder, or cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # "." and a link cannot be replaced, what they stand for can
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         found = "one with content" if path.is_dir() else "a file"
         raise UserError(str(path), expected="a folder that does not exist yet", found=found, remedy="choose another")
@@ -246,12 +249,21 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{shorten(digits, 40)}, a number too large")
+    return number
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name}, which JSON does not have")
 
 
 # Python's own decoder takes NaN, and of equal keys the last: which of two answers was meant cannot be known.
-STRICT_DECODER = json.JSONDecoder(object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant)
+STRICT_DECODER = json.JSONDecoder(
+    object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant, parse_float=_finite
+)
 
 
 def parse_json(text: str) -> Any:

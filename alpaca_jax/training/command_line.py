@@ -85,6 +85,12 @@ def _load(path: Path, target: list[str]) -> "ConfigDict":
         raise UserError(str(path), expected=expected, found=found, remedy="correct the file") from error
     if not isinstance(config, ConfigDict):
         raise UserError(str(path), expected=expected, found=f"a {type(config).__name__}", remedy="correct the file")
+    for section, keys in default_config().items():
+        for key, default in keys.items():
+            value = config.get(section, {}).get(key) if isinstance(config.get(section, {}), ConfigDict) else None
+            if not isinstance(value, (type(default), *((int,) if isinstance(default, float) else ()))):
+                found = f"{shorten(value)} for {section}.{key}"
+                raise UserError(str(path), expected=expected, found=found, remedy="correct the file")
     return config
 
 

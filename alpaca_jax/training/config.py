@@ -132,6 +132,10 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
         _require(key, _get(config, key) >= 1, "a number ≥ 1, or the run would never be saved", _get(config, key))
     for key, smallest in _AT_LEAST.items():
         _require(key, _get(config, key) >= smallest, f"a number ≥ {smallest}", _get(config, key))
+    for key in ("optimizer.weight_decay", "optimizer.eps"):
+        _require(key, _get(config, key) <= _MOST, f"a number up to {_MOST:,}", _get(config, key))
+    for key in ("train.seed", "data.seed"):
+        _require(key, _get(config, key) < 2**32, "a number below 2**32", _get(config, key))
     for key in ("train.epochs", "optimizer.learning_rate", "optimizer.clip_norm"):
         _require(key, 0 < _get(config, key) <= _MOST, f"a positive number up to {_MOST:,}", _get(config, key))
     for key in ("optimizer.b1", "optimizer.b2", "optimizer.warmup_fraction"):
@@ -151,6 +155,13 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
         not profiled or (list(map(type, profiled)) == [int, int] and 1 <= profiled[0] <= profiled[1]),
         "(first, last), the numbers of two updates, or ()",
         profiled,
+    )
+    questions = tuple(config.samples.instructions)
+    _require(
+        "samples.instructions",
+        all(isinstance(one, str) and one for one in questions),
+        "a tuple of texts",
+        questions,
     )
     _require("data.path", bool(config.data.path) or not needs_data, "a folder that `prepare` wrote", config.data.path)
 

@@ -70,7 +70,6 @@ def train(run: Run, clock: Clock, stops: StopRequests) -> None:
 def _describe(run: Run) -> None:
     """Writes what a run consists of, where that does not stand there yet."""
     run.workdir.mkdir(parents=True, exist_ok=True)
-    write_run_file(run)
     if not CheckpointFolder.exists(run.checkpoints):
         CheckpointFolder.create(
             run.checkpoints,
@@ -91,6 +90,8 @@ class _Loop:
             progress = store.progress(self._start)
             check_progress(run, progress)
             self._best = progress["best_eval_loss"]
+        if is_first() and self._start < run.last_update:  # not of a run that is refused, or done
+            write_run_file(run)
         self.logs = Logs(run, resume_at=self._start) if is_first() else NoLogs()
         self._watch = NumberWatch(line["loss"] for line in self.logs.metrics() if "skipped" not in line)
         self._evaluates = "eval" in run.dataset.splits
@@ -132,6 +133,7 @@ class _Loop:
             self._clock.part(STEPS),
             ProgressBar("training", last, self._start) as bar,
             contextlib.closing(run.batches().iterate(self._start)) as batches,
+            contextlib.ExitStack() as ending,
         ):
 
             def measured(number: int, metrics: Metrics, timing: Timing) -> None:
@@ -144,6 +146,7 @@ class _Loop:
             pipeline = Pipeline(step, state, batches, run.mesh, self._clock, measured)
             del state  # donated
             self._stops.defer()
+            ending.callback(profile.end)  # however the updates end
             for number in range(self._start + 1, last + 1):
                 if profile.turns_at(number):
                     pipeline.drain()
@@ -160,8 +163,6 @@ class _Loop:
                 if asked:
                     self._end_here()
                     raise stopped(asked, self._saved)
-            with self._clock.part("rest"):
-                profile.end()
 
     def _due(self, number: int, last: int) -> set[str]:
         """What comes after an update."""
@@ -228,11 +229,11 @@ class _Loop:
         run, batch_rows = self._run, self._run.config.train.batch_rows
         with self._clock.part("compilation"):
             self._evaluation_step = self._evaluation_step or run.compile_evaluation()
-        wanted = run.config.evaluation.rows or run.dataset.num_rows("eval")
+        wanted = run.config.evaluation.rows or None
         sums = []
         with self._clock.part("evaluation"):
-            batches = epoch_batches(run.dataset, "eval", batch_rows, *rows_of_this_process(batch_sharding(run.mesh)))
-            for _, batch in zip(range(0, wanted, batch_rows), batches, strict=False):
+            ours = rows_of_this_process(batch_sharding(run.mesh))
+            for batch in epoch_batches(run.dataset, "eval", batch_rows, *ours, rows=wanted):
                 sums.append(self._evaluation_step(state.parameters, place_batch(run.mesh, batch)))
             losses, counts = zip(*jax.device_get(sums), strict=True)
         count = sum(map(float, counts))

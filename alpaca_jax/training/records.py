@@ -31,16 +31,19 @@ class StepLog:
         self._file.flush()
 
     def read(self) -> list[dict[str, Any]]:
-        """The lines written so far; a torn last one is passed over."""
+        """The lines written so far; those from one that is torn or damaged on are passed over."""
         if not self.path.exists():
             return []
         lines = []
         # Cut at line feeds alone: texts may hold other characters that Python takes for the end of a line.
         for line in self.path.read_bytes().split(b"\n"):
             try:
-                lines.append(json.loads(line))
+                value = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+                break
+            lines.append(value)
         return lines
 
     def close(self) -> None:

@@ -22,6 +22,8 @@ from alpaca_jax.checkpoint.folder import (
 )
 from alpaca_jax.checkpoint.store import Store, abstract_parameters
 from alpaca_jax.data.batches import TrainingBatches
+from alpaca_jax.data.examples import encode_prompt
+from alpaca_jax.data.instructions import Instruction
 from alpaca_jax.data.packed_dataset import PackedDataset, open_packed_dataset
 from alpaca_jax.data.prompt import Template
 from alpaca_jax.data.tokenizer import Tokenizer
@@ -185,8 +187,12 @@ def prepare_run(config: ConfigDict, workdir: Path) -> Run:
     if config.logging.wandb_project:
         require_extra("config.logging.wandb_project", "wandb", "wandb")
     if config.model.checkpoint:
-        check_same_template(CheckpointFolder.open(config.model.checkpoint), run.template, config.data.path)
+        folder = CheckpointFolder.open(config.model.checkpoint)
+        check_same_template(folder, run.template, config.data.path)
+        with Store(folder.path) as store:
+            store.find(folder.step)  # refuses a step that is not there
     _check_work_directory(run)
+    _check_samples(run)
     require_agreement("the configuration", sha256_json(config.to_json_best_effort()), "start all with the same flags")
     require_agreement("the data", sha256_json(dataset.metadata), "give all processes the same files")
     if attention.kernel.name != "xla":
@@ -231,7 +237,15 @@ def _check_seq_len(config: ConfigDict, dataset: PackedDataset) -> None:
 
 
 def _check_work_directory(run: Run) -> None:
-    """Refuses to go on with a run that was started on other data or with another model."""
+    """Refuses to go on with a run that was started on other data or with another model, and a checkpoint's folder."""
+    if CheckpointFolder.exists(run.workdir):
+        # `--checkpoint=WORKDIR` would stand for what is there already.
+        raise UserError(
+            str(run.workdir),
+            expected="a work directory, new or of `train`",
+            found="the folder of a checkpoint",
+            remedy="choose another --workdir",
+        )
     if not CheckpointFolder.exists(run.checkpoints):
         return
     folder = CheckpointFolder.open(run.checkpoints)
@@ -243,6 +257,20 @@ def _check_work_directory(run: Run) -> None:
             found="one that was trained on other data",
             remedy="choose another --workdir",
         )
+
+
+def _check_samples(run: Run) -> None:
+    """Refuses sample instructions that do not fit, rather than after the updates before the first answers."""
+    most = run.definition.config.max_position_embeddings
+    for place, instruction in enumerate(run.config.samples.instructions, start=1):
+        length = len(encode_prompt(Instruction(instruction, "", ""), run.tokenizer, run.template))
+        if length >= most:
+            raise UserError(
+                "config.samples.instructions",
+                expected=f"instructions of up to {most - 1} tokens with the template, the context less one",
+                found=f"{length} in number {place}",
+                remedy="shorten it",
+            )
 
 
 def require_shared(run: Run) -> None:

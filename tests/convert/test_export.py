@@ -105,12 +105,27 @@ def test_a_description_of_the_tokenizer_stays(write_folder: Write, tmp_path: Pat
         "bos_token": "<s>",
         "eos_token": "</s>",
         "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": True,
     }
     (source / "tokenizer_config.json").write_text(json.dumps(said))
     (source / "chat_template.jinja").write_text("{{x}}")
     out = export_checkpoint(import_checkpoint(source, tmp_path / "imported").path, tmp_path / "out")
     assert (out / "tokenizer_config.json").read_bytes() == (source / "tokenizer_config.json").read_bytes()
     assert transformers.AutoTokenizer.from_pretrained(out).chat_template == "{{x}}"
+
+
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
+def test_a_description_that_leaves_out_the_first_token_gets_it(kind: str, write_folder: Write, tmp_path: Path) -> None:
+    source = write_folder(random_model(np.float32, vocab_size=2048), vocab_size=2048)
+    (source / "tokenizer.json").unlink()
+    shutil.copyfile(TOKENIZER, source / "tokenizer.model")
+    said = {"bos_token": "<s>", "eos_token": "</s>", "tokenizer_class": kind}
+    (source / "tokenizer_config.json").write_text(json.dumps(said))
+    out = export_checkpoint(import_checkpoint(source, tmp_path / "imported").path, tmp_path / "out")
+    assert json.loads((out / "tokenizer_config.json").read_text()) == said | {"add_bos_token": True}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    assert tokenizer("a b").input_ids == load_tokenizer(out).encode_prompt("a b")
+    assert tokenizer("").input_ids == [1]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

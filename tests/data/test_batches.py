@@ -79,6 +79,13 @@ def test_evaluation_sees_every_row_once_and_pads_the_last_batch(packed, batch_ro
         assert not whole[name][len(source) :].any()
 
 
+@pytest.mark.parametrize(("rows", "batches"), [(1, 1), (4, 1), (5, 2)])
+def test_evaluation_of_the_first_rows_sees_no_other(packed, rows, batches):
+    whole = joined(epoch_batches(packed, "eval", 4, rows=rows))
+    assert whole["tokens"].shape == (4 * batches, 256)
+    assert whole["segment_ids"].any(axis=1).tolist() == [place < rows for place in range(4 * batches)]
+
+
 def test_evaluation_in_several_processes_is_the_same_batch_in_parts(packed):
     whole = list(epoch_batches(packed, "eval", 8))
     parts = [list(epoch_batches(packed, "eval", 8, process, 4)) for process in range(4)]

@@ -100,6 +100,27 @@ def test_several_models_are_ranked_and_the_same_two_meet_whichever_comes_first(t
     assert strengths[1] - strengths[2] == pytest.approx(math.log(3))
 
 
+@pytest.mark.parametrize("same_question", [True, False])
+def test_models_that_too_few_votes_rank_have_no_interval(tmp_path: Path, same_question: bool):
+    """A cycle on one question, and as many ties as there are strengths to find."""
+    one = {"instruction": "q", "output_1": "a", "output_2": "b"}
+    pairs = (
+        [("m1", "m2", 2), ("m2", "m3", 2), ("m3", "m1", 2)] if same_question else [("m1", "m2", 1.5), ("m2", "m3", 1.5)]
+    )
+    lines = [
+        one
+        | {"generator_1": first, "generator_2": second, "preference": preference}
+        | ({} if same_question else {"instruction": f"about {first}"})
+        for first, second, preference in pairs
+    ]
+    (tmp_path / "votes.json").write_text(json.dumps(lines))
+    found = evaluated("report", f"--votes={tmp_path}/votes.json", f"--out={tmp_path}/report")
+    models = found["ranking"]["models"]
+    assert [model["strength"] for model in models] == pytest.approx([0, 0, 0], abs=1e-6)
+    assert [(model["ci95"], model["elo_ci95"]) for model in models] == [(None, None)] * 3
+    assert "| m1 | " in (tmp_path / "report" / "report.md").read_text()
+
+
 def test_the_pages_hold_the_figures_and_nothing_that_a_browser_would_fetch_or_run(tmp_path: Path):
     evil = "<script>alert(1)</script>|$x_1$\n# head"
     votes = annotations(tmp_path / "v.json", [2] * 14 + [1] * 6, generator_2=evil, category=evil)

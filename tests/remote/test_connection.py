@@ -27,6 +27,9 @@ def test_what_the_user_gives_comes_before_the_environment(base_url, environment,
     [
         (None, {}, "OPENAI_API_KEY: expected the key in the environment; found no such variable. Set it, or name a "),
         ("localhost:8000", {}, "--there: expected an http or https address; found localhost:8000"),
+        ("http://localhost:99999/v1", {}, "--there: expected an http or https address"),
+        ("http://localhost:abc/v1", {}, "--there: expected an http or https address"),
+        ("http://local\nhost/v1", {}, "--there: expected an http or https address"),
         (None, {"OPENAI_BASE_URL": "localhost"}, "OPENAI_BASE_URL: expected an http or https address"),
     ],
 )

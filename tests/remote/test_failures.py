@@ -31,6 +31,10 @@ FAULTS = [
     (Reply({"choices": []}), "a malformed answer (0 answers to 1 prompts)"),
     (Reply([1]), "a malformed answer (TypeError"),
     (Reply({"choices": [{"message": {"content": [1]}}]}), "a malformed answer (1 answers"),
+    (
+        Reply({"choices": [{"message": {"content": "a"}, "finish_reason": {"type": "stop"}}]}),
+        "a malformed answer (a `finish_reason` that is no text",
+    ),
 ]
 
 

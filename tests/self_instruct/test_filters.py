@@ -8,8 +8,8 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from alpaca_jax.data.embedded import SEED_TASKS
 from alpaca_jax.data.instructions import read_records
-from alpaca_jax.data.similarity import SimilarityIndex
-from alpaca_jax.self_instruct.filters import Pool, tokenise_any, unfit
+from alpaca_jax.data.similarity import SimilarityIndex, tokenise_any
+from alpaca_jax.self_instruct.filters import Pool, unfit
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 

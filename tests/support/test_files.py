@@ -9,6 +9,7 @@ from alpaca_jax.support.files import (
     check_file_place,
     check_folder_place,
     new_folder,
+    parse_json,
     read_json,
     read_json_lines,
     write_json_atomic,
@@ -23,6 +24,17 @@ def test_a_folder_takes_its_name_when_it_is_whole(tmp_path: Path):
         assert not (tmp_path / "a" / "b").exists()
     assert (tmp_path / "a" / "b" / "file").read_text() == "x"
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_a_folder_fills_the_empty_one_that_a_dot_or_a_link_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (".", tmp_path / "link"):
+        with new_folder(path) as folder:
+            (folder / "file").write_text("x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "link", "there"]
+    assert (tmp_path / "here" / "file").read_text() == (tmp_path / "there" / "file").read_text() == "x"
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -105,6 +117,12 @@ def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(UserError, match="a JSON file"):
         read_json(tmp_path / "f")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1e999}', "[-1e400]", "NaN"])
+def test_a_number_that_is_not_finite_is_refused(text: str):
+    with pytest.raises(ValueError, match=r"too large|JSON does not have"):
+        parse_json(text)
 
 
 def test_what_cannot_be_read_is_one_line(tmp_path: Path):

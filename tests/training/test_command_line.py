@@ -59,6 +59,11 @@ def test_mistakes_are_refused(config: str, changes: list[str], says: str):
         ("model.remat", "dot"),
         ("optimizer.schedule", "cosin"),
         ("optimizer.b2", 1.0),
+        ("optimizer.weight_decay", float("inf")),
+        ("optimizer.eps", float("inf")),
+        ("train.seed", 2**32),
+        ("samples.instructions", (1, 2)),
+        ("samples.instructions", ("",)),
         ("optimizer.warmup_fraction", 1.5),
         ("checkpoint.every", 0),
         ("data.path", ""),
@@ -83,6 +88,13 @@ def test_a_misspelt_key_in_a_file_is_refused(tmp_path: Path):
         read_config(str(file), [])
     file.write_text("def get_config():\n  return {}\n")
     with pytest.raises(UserError, match="found a dict"):
+        read_config(str(file), [])
+    tiny = "from configs.tiny import get_config as tiny\n"
+    file.write_text(f"{tiny}def get_config():\n  c = tiny()\n  c.train.steps = None\n  return c\n")
+    with pytest.raises(UserError, match=r"found None for train\.steps"):
+        read_config(str(file), [])
+    file.write_text("from ml_collections import ConfigDict\ndef get_config():\n  return ConfigDict({'train': 3})\n")
+    with pytest.raises(UserError, match=r"a changed default_config.*found None for checkpoint\.every"):
         read_config(str(file), [])
 
 

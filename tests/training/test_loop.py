@@ -183,6 +183,8 @@ def test_what_does_not_fit_is_refused_before_any_work(data: Path, tmp_path: Path
         "num_layers: 5 ≠ 4": [f"--config.model.checkpoint={elsewhere}"],
         "num_layers|hidden_size": ["--config.model.preset=smollm2_135m", f"--config.model.checkpoint={finished}"],
         "expected gpu devices; found 8 × cpu": ["--config.mesh.platform=gpu"],
+        "expected a saved step; found none among": [f"--config.model.checkpoint={finished}/99"],
+        "up to 2047 tokens.*number 2": [f"--config.samples.instructions={('Hi.', 'word ' * 3000)!r}"],
         "no such folder": [f"--config.model.checkpoint={tmp_path}/absent"],
         "Did you mean 'tiny'": ["--config.model.preset=tony"],
         "absent": [f"--config.data.path={tmp_path}/absent"],
@@ -202,6 +204,20 @@ def test_a_work_directory_of_other_data_is_refused(finished: Path, tmp_path: Pat
     before = sorted((path, path.stat().st_mtime) for path in finished.rglob("*"))
     assert "other data" in the_one_line("train", *flags(other, finished, "--config.train.steps=8"))
     assert before == sorted((path, path.stat().st_mtime) for path in finished.rglob("*"))
+
+
+def test_a_checkpoint_s_folder_is_no_work_directory(finished: Path, data: Path):
+    line = the_one_line("train", *flags(data, finished / "checkpoints"))
+    assert "expected a work directory, new or of `train`; found the folder of a checkpoint" in line
+    assert not (finished / "checkpoints" / "checkpoints").exists()
+
+
+def test_what_is_refused_or_done_leaves_the_run_s_description(finished: Path, data: Path):
+    before = (finished / "run.json").read_bytes()
+    assert "config.train.seed: expected 0" in the_one_line("train", *flags(data, finished, "--config.train.seed=7"))
+    code, _, err = run("train", *flags(data, finished, "--config.train.steps=2"))
+    assert code == 0, err
+    assert (finished / "run.json").read_bytes() == before
 
 
 def test_another_template_than_the_checkpoint_s_is_refused(finished: Path, tmp_path: Path):

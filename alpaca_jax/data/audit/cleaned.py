@@ -10,7 +10,7 @@ from typing import IO, Any
 from alpaca_jax.data.audit.inspection import Verdict
 from alpaca_jax.data.audit.kinds import KINDS
 from alpaca_jax.support.errors import UserError
-from alpaca_jax.support.files import explain_os_errors
+from alpaca_jax.support.files import check_file_place, explain_os_errors
 
 
 def log_path(out: Path) -> Path:
@@ -45,7 +45,9 @@ class CleanedFile:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    # Half of a surrogate pair cannot be written but as its number.
+    return text if text.encode(errors="replace").decode() == text else json.dumps(value)
 
 
 def _one_or_all(after: list[dict[str, Any]]) -> Any:
@@ -64,6 +66,7 @@ def check_place(out: Path, inputs: tuple[Path, ...]) -> None:
         raise UserError(
             "--fix", expected="a name for a file without compression", found=found, remedy=f"leave out {out.suffix}"
         )
+    check_file_place(out)
     with explain_os_errors(out):
         if inputs[0].is_fifo():
             remedy = "write it to a file"

@@ -7,7 +7,7 @@ from pathlib import Path
 from alpaca_jax.data.audit.forms import read_instruction_values, tasks_of
 from alpaca_jax.data.audit.kinds import Found, excerpt
 from alpaca_jax.data.instructions import Instruction, with_empty_answers
-from alpaca_jax.data.similarity import SimilarityIndex, tokenise
+from alpaca_jax.data.similarity import SimilarityIndex, plain, tokenise_any
 from alpaca_jax.support.hashing import sha256_json
 
 # A run of this many words that two texts share is hardly chance (GPT-3 took 13 of a page; instructions are shorter).
@@ -37,7 +37,7 @@ class NearDuplicates:
 
     def __init__(self, threshold: float):
         """Nothing seen."""
-        self._threshold, self._index, self._places = threshold, SimilarityIndex(), list[str]()
+        self._threshold, self._index, self._places = threshold, SimilarityIndex(tokenise_any), list[str]()
         self._texts = list[str]()
 
     def find(self, instructions: Iterable[str], place: str) -> Found | None:
@@ -65,7 +65,8 @@ class EvaluationSet:
         Raises:
           UserError: a file is not one of these.
         """
-        self._threshold, self._index = threshold, SimilarityIndex()
+        self._threshold, self._index = threshold, SimilarityIndex(tokenise_any)
+        self._equal: dict[str, int] = {}
         self._places, self._texts, self._runs = list[str](), list[str](), list[int]()
         self._where: dict[tuple[str, ...], set[int]] = {}
         for path in paths:
@@ -75,6 +76,7 @@ class EvaluationSet:
 
     def _add(self, text: str, place: str) -> None:
         number = self._index.add(text)
+        self._equal.setdefault(plain(text), number)
         runs = set(_runs(text))
         for run in runs:
             self._where.setdefault(run, set()).add(number)
@@ -85,6 +87,8 @@ class EvaluationSet:
     def find(self, task: Instruction) -> Found | None:
         """The evaluation task that is most like this one, or is contained in it."""
         asked = task.question
+        if (number := self._equal.get(plain(asked))) is not None:
+            return self._found(number, "F 1.00", task)  # also where it has no word, such as “??”
         for similar in self._index.nearest(asked, self._threshold):
             return self._found(similar.number, f"F {similar.f:.2f}", task)
         shared = Counter(number for run in set(_runs(f"{asked} {task.output}")) for number in self._where.get(run, ()))
@@ -100,5 +104,5 @@ class EvaluationSet:
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
-    words = tokenise(text)
+    words = tokenise_any(text)
     return [tuple(words[start : start + _RUN]) for start in range(len(words) - _RUN + 1)]

@@ -140,6 +140,34 @@ def test_what_is_in_the_evaluation_set_is_dropped(tmp_path: Path):
     assert "of its 17 runs of 8 words" in second.why
 
 
+def test_words_of_any_script_tell_what_is_in_the_evaluation_set(tmp_path: Path):
+    """Of which ROUGE's own words, of a–z and 0–9, see only what is Latin in them."""
+    evaluation = tmp_path / "eval.jsonl"
+    asked = [
+        "写出1到10之间的质数。",
+        "请用Python写一个快速排序函数。",
+        "Что такое HTTP?",
+        "¿¿??",
+        "Où est née Marie Curie ?",
+    ]
+    evaluation.write_text(lines(*({"id": f"u{n}", "instruction": text} for n, text in enumerate(asked))))
+    kept = [
+        plain("1公里等于多少米？用10进制回答。", "", "1000米。"),
+        plain("Python里的列表推导式是什么？", "", "一种简短的写法。"),
+        plain("Как настроить сервер HTTP на своём компьютере?", "", "Возьмите nginx."),
+    ]
+    again = [plain(text.upper(), "", "x y z") for text in asked]
+    report, text, _ = fixed(tmp_path, lines(*kept, *again), evaluation=(evaluation,))
+    assert [json.loads(line) for line in text.splitlines()] == kept
+    assert report.counts["contaminated"] == len(asked)
+
+
+def test_a_field_that_utf_8_cannot_hold_is_kept(tmp_path: Path):
+    record = plain("Name a colour.", "", "Red is one.") | {"id": "\ud800", "wörd": "ü"}
+    _, text, _ = fixed(tmp_path, json.dumps(record) + "\n" + lines(SOUND))
+    assert [json.loads(line) for line in text.splitlines()] == [record, SOUND]
+
+
 def test_near_duplicates_are_counted_against_everything_earlier_and_left(tmp_path: Path):
     records = [
         plain("Describe the history of the bicycle in a few words.", "", "It began in 1817."),
@@ -222,6 +250,7 @@ def test_nothing_that_was_mended_is_found_again(records: list[dict[str, Any]], l
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        ({"fix": ""}, "a file to write; found a folder"),
         ({"fix": "in.json"}, "another file than those read"),
         ({"fix": "there.json"}, "does not exist yet"),
         ({"fix": "logged.json"}, "logged.json.log.jsonl: expected a file that does not exist yet"),
