@@ -117,6 +117,7 @@ def test_an_answer_comes_bit_by_bit_and_is_voted_on(
     tuned, base = panel(page, "tuned"), panel(page, "base")
     expect(tuned.get_by_role("status")).to_have_text("thinking …")
     expect(button(page, "Send")).to_be_disabled()
+    assert eventually(lambda: engine.waiting == 2)
     steps.allow(4)
     expect(tuned.get_by_role("status")).to_contain_text("tokens/s")
     expect(button(tuned, "Good")).to_be_hidden()
@@ -166,6 +167,7 @@ def test_an_answer_comes_bit_by_bit_and_is_voted_on(
 def test_stop_and_a_closed_tab_free_the_slots(open_page: Visitor, demo: tuple[Served, Path], engine: Any, steps: Steps):
     page = visit(open_page, demo[0])
     send(page, "Tell me a long story.", most=60)
+    assert eventually(lambda: engine.waiting == 2)  # or the first to come would take the steps of both
     steps.allow(4)
     status = panel(page, "tuned").get_by_role("status")
     expect(status).to_contain_text("tokens/s")
