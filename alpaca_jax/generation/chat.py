@@ -37,7 +37,8 @@ class Chat:
             asked = asked[2:]
             ids = self._engine.prompt_ids(Conversation(tuple(asked)))
         self._engine.check_prompt(ids, "message")
-        self._write(_TOLD * ((len(self._turns) + 1 - len(asked)) // 2))
+        if left_out := (len(self._turns) + 1 - len(asked)) // 2:
+            self._write(_TOLD * left_out)
         answer = self._engine.template.answer_in(self._answer(ids))
         self._turns = [*asked, Message("assistant", answer)]
         return answer

@@ -104,3 +104,6 @@ def test_a_pair_file_that_was_changed_or_a_key_of_another_is_refused(tmp_path: P
     path.write_text(whole)
     path.with_name("pairs.key.json").write_text(key.replace('"sha256": "', '"sha256": "0'))
     assert "that of other pairs" in the_one_line("evaluate", "report", *flags)
+    for change in ({"a": {pair: [] for pair in json.loads(key)["a"]}}, {"identical": [{}]}):
+        path.with_name("pairs.key.json").write_text(json.dumps(json.loads(key) | change))
+        assert "who wrote that answer of each pair" in the_one_line("evaluate", "report", *flags)

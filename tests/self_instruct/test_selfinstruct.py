@@ -251,3 +251,16 @@ def test_machines_words_in_other_alphabets_are_kept_only_where_they_are_meant(se
             path.unlink()
         made(flags(seeds, server.url, "--language=French", num=1))
         assert instructions(seeds) == ["Écris un poème sur la mer"]
+
+
+def test_half_a_character_in_an_answer_is_the_same_in_a_later_run_and_fewer_records_are_none_lost(seeds: Path):
+    def script(request: Request) -> Reply:
+        reply = answer(tasks_json(unlike(request.number), f"{unlike(1_000 + request.number)} @").replace("@", "\ud800"))
+        reply.body["id"] = "answer \ud800"
+        return reply
+
+    with serving(script) as server:
+        for num in (4, 2, 8):
+            report = made(flags(seeds, server.url, "--concurrency=1", num=num))
+            assert report["records"] == len(lines(seeds)) >= num
+    assert sum("?" in text for text in instructions(seeds)) == 4
